@@ -1,0 +1,597 @@
+//! The calling side: many calls at once over one connection, which is made again when it ends.
+//!
+//! A call is repeated only where that can't do harm: it was never read by the other side, the other side said that it
+//! was not begun, or the caller marked it as safe to repeat.
+
+mod connection;
+
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use protocol::{
+    failure::{Code, Failure},
+    frame::FDS_MAX,
+    objects::{ENDPOINT, OBJECTS, nearest},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    sync::{broadcast, watch},
+    time::{Instant, timeout_at},
+};
+
+use self::connection::{
+    Connection, End, OpenError, Outcome, Pending, Progress, Question, SendError, WINDOW,
+};
+use crate::error::CallError;
+
+/// First pause between two attempts to connect; it doubles up to [`BACKOFF_MAX`].
+const BACKOFF: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A deadline nobody lives to see; what `Duration::MAX` becomes.
+const FAR: Duration = Duration::from_secs(86_400 * 365);
+
+/// How a client behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a call waits for a server that can't be reached, within its own deadline. Zero: one attempt.
+    pub patience: Duration,
+    /// Events that wait for a subscriber before it loses the oldest.
+    pub events: usize,
+    /// Longest result that is put together from chunks.
+    pub result_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { patience: Duration::from_secs(5), events: 256, result_max: 64 << 20 }
+    }
+}
+
+/// How one call is made.
+#[derive(Clone, Copy, Debug)]
+pub struct CallOptions<'a> {
+    /// Until the answer; `Duration::MAX` is for ever (a stream that is followed).
+    pub deadline: Duration,
+    /// Carrying it out twice does no harm: it is repeated when the connection ended and nobody knows whether it was done.
+    pub safe_to_repeat: bool,
+    /// Descriptors that go with it, at most 16.
+    pub fds: &'a [BorrowedFd<'a>],
+}
+
+impl Default for CallOptions<'_> {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(30), safe_to_repeat: false, fds: &[] }
+    }
+}
+
+impl CallOptions<'_> {
+    /// The usual deadline, and repeated if need be: for calls that only read.
+    #[must_use]
+    pub fn safe() -> Self {
+        Self { safe_to_repeat: true, ..Self::default() }
+    }
+}
+
+/// The answer to a call.
+#[derive(Debug)]
+pub struct Received {
+    /// JSON, or raw bytes where the method says so.
+    pub result: Vec<u8>,
+    pub fds: Vec<OwnedFd>,
+}
+
+impl Received {
+    /// The result as a value.
+    ///
+    /// # Errors
+    /// Where it is not JSON of this shape.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.result)
+    }
+}
+
+/// An event that the server sent to this connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Event {
+    pub topic: String,
+    /// JSON.
+    pub data: Vec<u8>,
+    /// How many events before this one were lost because this side was too slow.
+    pub lost: u32,
+}
+
+/// Calls the objects of one endpoint. Clones share the connection.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    options: Options,
+    /// The one in use.
+    connection: Mutex<Option<Arc<Connection>>>,
+    /// Held while connecting, so that many calls make one connection.
+    connecting: tokio::sync::Mutex<()>,
+    events: broadcast::Sender<Event>,
+    made: watch::Sender<u64>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Ok(Some(connection)) = self.connection.get_mut().map(|kept| kept.take()) {
+            connection.retire();
+        }
+    }
+}
+
+/// Who is asked what, for errors.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    object: &'a str,
+    method: &'a str,
+    after: Duration,
+    until: Instant,
+}
+
+impl Client {
+    /// Connects at the first call.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, options: Options) -> Self {
+        let (events, _) = broadcast::channel(options.events.max(1));
+        let shared = Shared {
+            path: path.into(),
+            options,
+            connection: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            events,
+            made: watch::Sender::new(0),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Calls with a value as arguments (JSON); `&()` for none.
+    ///
+    /// # Errors
+    /// [`CallError`] says what to do about each.
+    pub async fn call<A: Serialize + ?Sized>(
+        &self,
+        object: &str,
+        method: &str,
+        args: &A,
+        options: CallOptions<'_>,
+    ) -> Result<Received, CallError> {
+        let args = serde_json::to_vec(args).map_err(|error| CallError::Invalid {
+            object: object.to_owned(),
+            method: method.to_owned(),
+            text: format!("the arguments are no JSON: {error}"),
+        })?;
+        self.call_bytes(object, method, &args, options).await
+    }
+
+    /// Calls with bytes as they are: JSON that exists already, or raw bytes where the method says so.
+    ///
+    /// # Errors
+    /// [`CallError`] says what to do about each.
+    pub async fn call_bytes(
+        &self,
+        object: &str,
+        method: &str,
+        args: &[u8],
+        options: CallOptions<'_>,
+    ) -> Result<Received, CallError> {
+        let subject = Subject::new(object, method, options.deadline);
+        let mut backoff = BACKOFF;
+        loop {
+            let mut pending = self.begin(subject, args, &options).await?;
+            let collected = collect(&mut pending, self.shared.options.result_max);
+            let outcome = match timeout_at(subject.until, collected).await {
+                Ok(outcome) => outcome,
+                Err(_) => return Err(subject.timeout()),
+            };
+            match self.judge(subject, outcome, options.safe_to_repeat) {
+                Verdict::Over(result) => return result,
+                Verdict::Again => {}
+            }
+            subject.pause(&mut backoff).await?;
+        }
+    }
+
+    /// Calls and takes the answer in pieces, as they come.
+    ///
+    /// # Errors
+    /// [`CallError`] says what to do about each.
+    pub async fn call_stream(
+        &self,
+        object: &str,
+        method: &str,
+        args: &[u8],
+        options: CallOptions<'_>,
+    ) -> Result<Stream, CallError> {
+        let subject = Subject::new(object, method, options.deadline);
+        let pending = self.begin(subject, args, &options).await?;
+        Ok(Stream {
+            path: self.shared.path.clone(),
+            pending,
+            object: object.to_owned(),
+            method: method.to_owned(),
+            after: options.deadline,
+            until: subject.until,
+            answer: None,
+        })
+    }
+
+    /// Events that the server sends to this client from now on. Who subscribes on the server must do so again for
+    /// each new connection: see [`Client::connections`].
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+
+    /// How many connections were made so far; changes with each.
+    #[must_use]
+    pub fn connections(&self) -> watch::Receiver<u64> {
+        self.shared.made.subscribe()
+    }
+
+    /// The objects the endpoint serves, by name.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn objects(&self) -> Result<Vec<protocol::objects::Served>, CallError> {
+        let subject = Subject::new("the endpoint", OBJECTS, CallOptions::default().deadline);
+        let connection = self.connected(subject).await?;
+        self.refresh(&connection, subject).await
+    }
+
+    /// Connects, finds the object and puts the call on its way, all before the deadline.
+    async fn begin(
+        &self,
+        subject: Subject<'_>,
+        args: &[u8],
+        options: &CallOptions<'_>,
+    ) -> Result<Pending, CallError> {
+        if options.fds.len() > FDS_MAX {
+            let text = format!("{} descriptors, at most {FDS_MAX} fit", options.fds.len());
+            return Err(subject.invalid(text));
+        }
+        let mut backoff = BACKOFF;
+        loop {
+            let connection = self.connected(subject).await?;
+            let target = self.target(&connection, subject).await?;
+            let fds = options.fds.iter().map(BorrowedFd::try_clone_to_owned);
+            let fds = fds
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| subject.invalid(format!("duplicate a descriptor: {error}")))?;
+            let question = Question {
+                target,
+                method: subject.method,
+                args,
+                deadline_ms: subject.deadline_ms(),
+                credit: WINDOW,
+                fds,
+            };
+            match connection.send(question) {
+                Ok(pending) => return Ok(pending),
+                Err(SendError::Invalid(text)) => return Err(subject.invalid(text)),
+                Err(SendError::Congested) => {
+                    let text = "too many calls wait for a server that does not read";
+                    return Err(Failure::new(Code::Busy, text).into());
+                }
+                // It ended a moment ago; nothing was sent.
+                Err(SendError::Ended) => subject.pause(&mut backoff).await?,
+            }
+        }
+    }
+
+    /// The connection in use, or a new one.
+    async fn connected(&self, subject: Subject<'_>) -> Result<Arc<Connection>, CallError> {
+        if let Some(connection) = self.current() {
+            return Ok(connection);
+        }
+        let started = Instant::now();
+        let give_up = subject.until.min(started + self.shared.options.patience.min(FAR));
+        let lock = timeout_at(subject.until, self.shared.connecting.lock()).await;
+        let Ok(_connecting) = lock else { return Err(subject.timeout()) };
+        let mut backoff = BACKOFF;
+        loop {
+            if let Some(connection) = self.current() {
+                return Ok(connection);
+            }
+            let opening = Connection::open(&self.shared.path, self.shared.events.clone());
+            let error = match timeout_at(subject.until, opening).await {
+                Err(_) => return Err(subject.timeout()),
+                Ok(Ok(connection)) => {
+                    *self.kept() = Some(Arc::clone(&connection));
+                    self.shared.made.send_modify(|made| *made += 1);
+                    return Ok(connection);
+                }
+                Ok(Err(OpenError::Io(source))) => {
+                    CallError::Unreachable { path: self.shared.path.clone(), source }
+                }
+                Ok(Err(OpenError::Ended(end))) => self.turned_away(end)?,
+            };
+            if Instant::now() + backoff > give_up {
+                return Err(error);
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    /// A handshake that failed: an error that more attempts may cure (`Ok`), or one that they can't.
+    fn turned_away(&self, end: End) -> Result<CallError, CallError> {
+        let path = self.shared.path.clone();
+        match end {
+            End::Violation(text) => Err(CallError::Violation { path, text }),
+            End::Goodbye { code, text } if matches!(&*code, "unsupported" | "protocol") => {
+                Err(CallError::Violation { path, text })
+            }
+            End::Goodbye { text, .. } | End::Io(text) => {
+                let source = std::io::Error::new(std::io::ErrorKind::ConnectionReset, text);
+                Ok(CallError::Unreachable { path, source })
+            }
+        }
+    }
+
+    fn current(&self) -> Option<Arc<Connection>> {
+        let mut kept = self.kept();
+        if kept.as_ref().is_some_and(|connection| !connection.is_usable()) {
+            *kept = None;
+        }
+        kept.clone()
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Arc<Connection>>> {
+        self.shared.connection.lock().expect("nothing panics while it holds the connection")
+    }
+
+    /// Token and generation of the object; asks again where Welcome didn't name it.
+    async fn target(
+        &self,
+        connection: &Arc<Connection>,
+        subject: Subject<'_>,
+    ) -> Result<(u32, u32), CallError> {
+        if subject.object.is_empty() {
+            return Ok((ENDPOINT, 0));
+        }
+        if let Some(target) = connection.find(subject.object) {
+            return Ok(target);
+        }
+        self.refresh(connection, subject).await?;
+        connection.find(subject.object).ok_or_else(|| {
+            let names = connection.object_names();
+            let near = nearest(subject.object, names.iter().map(String::as_str));
+            let hint = near.map(|name| format!(", did you mean {name:?}?")).unwrap_or_default();
+            let path = self.shared.path.display();
+            let text = format!("{path} serves no object {:?}{hint}", subject.object);
+            CallError::Refused(Failure::new(Code::NotFound, text))
+        })
+    }
+
+    /// Asks for the objects as they are now. A connection that ends meanwhile leaves the old list.
+    async fn refresh(
+        &self,
+        connection: &Arc<Connection>,
+        subject: Subject<'_>,
+    ) -> Result<Vec<protocol::objects::Served>, CallError> {
+        let question = Question {
+            target: (ENDPOINT, 0),
+            method: OBJECTS,
+            args: b"",
+            deadline_ms: subject.deadline_ms(),
+            credit: WINDOW,
+            fds: Vec::new(),
+        };
+        let Ok(mut pending) = connection.send(question) else { return Ok(Vec::new()) };
+        let collected = collect(&mut pending, self.shared.options.result_max);
+        let outcome =
+            timeout_at(subject.until, collected).await.map_err(|_| subject.timeout())?;
+        match self.judge(subject, outcome, true) {
+            Verdict::Again => Ok(Vec::new()),
+            Verdict::Over(answer) => {
+                let served: Vec<protocol::objects::Served> =
+                    answer?.parse().map_err(|error| CallError::Violation {
+                        path: self.shared.path.clone(),
+                        text: format!("its list of objects is not understood: {error}"),
+                    })?;
+                connection.learn(served.clone());
+                Ok(served)
+            }
+        }
+    }
+
+    /// Whether an answer ends the call, or the call is made again.
+    fn judge(&self, subject: Subject<'_>, outcome: Collected, safe: bool) -> Verdict {
+        let lost = |reason| CallError::Lost {
+            path: self.shared.path.clone(),
+            object: subject.object.to_owned(),
+            method: subject.method.to_owned(),
+            reason,
+        };
+        match outcome {
+            Collected::Done(received) => Verdict::Over(Ok(received)),
+            Collected::Outcome(Outcome::Refused(failure)) => {
+                let not_started = failure
+                    .details
+                    .as_ref()
+                    .is_some_and(|details| details["not_started"] == true);
+                if failure.code == Code::Gone && not_started {
+                    // Its object was replaced, or its process leaves: look again, on a new connection.
+                    if let Some(connection) = self.kept().take() {
+                        connection.retire();
+                    }
+                    return Verdict::Again;
+                }
+                if failure.code == Code::Timeout {
+                    return Verdict::Over(Err(subject.timeout()));
+                }
+                Verdict::Over(Err(CallError::Refused(failure)))
+            }
+            Collected::Outcome(Outcome::Ended { unread, end }) => {
+                if unread || safe {
+                    return Verdict::Again;
+                }
+                Verdict::Over(Err(lost(match end {
+                    End::Goodbye { code, text } => format!("{text} ({code})"),
+                    End::Violation(text) | End::Io(text) => text,
+                })))
+            }
+            Collected::Outcome(_) => Verdict::Over(Err(CallError::Violation {
+                path: self.shared.path.clone(),
+                text: "it answered with both chunks and a result".to_owned(),
+            })),
+            Collected::TooLong => {
+                let limit = self.shared.options.result_max;
+                let text = format!("the result exceeds the limit of {limit} bytes");
+                Verdict::Over(Err(Failure::new(Code::Limit, text).into()))
+            }
+        }
+    }
+}
+
+enum Verdict {
+    Over(Result<Received, CallError>),
+    Again,
+}
+
+/// A whole answer.
+enum Collected {
+    Done(Received),
+    Outcome(Outcome),
+    TooLong,
+}
+
+/// Puts chunks together until the answer is there.
+async fn collect(pending: &mut Pending, limit: usize) -> Collected {
+    let mut result = Vec::new();
+    loop {
+        match pending.next().await {
+            Progress::Chunks(chunks) if result.len() + chunks.len() > limit => {
+                return Collected::TooLong;
+            }
+            Progress::Chunks(chunks) => result.extend_from_slice(&chunks),
+            Progress::Outcome(Outcome::Joined(fds)) => {
+                return Collected::Done(Received { result, fds });
+            }
+            // A stream read as a whole: its bytes, then a result of its own that says nothing more.
+            Progress::Outcome(Outcome::Done(received)) => {
+                if result.is_empty() {
+                    return Collected::Done(received);
+                }
+                return Collected::Done(Received { result, fds: received.fds });
+            }
+            Progress::Outcome(outcome) => return Collected::Outcome(outcome),
+        }
+    }
+}
+
+impl<'a> Subject<'a> {
+    fn new(object: &'a str, method: &'a str, after: Duration) -> Self {
+        Self { object, method, after, until: Instant::now() + after.min(FAR) }
+    }
+
+    /// What is left, for the server; the largest number is for ever.
+    fn deadline_ms(&self) -> u32 {
+        if self.after >= FAR {
+            return u32::MAX;
+        }
+        let left = self.until.saturating_duration_since(Instant::now()).as_millis();
+        u32::try_from(left).unwrap_or(u32::MAX).max(1)
+    }
+
+    fn timeout(&self) -> CallError {
+        CallError::Timeout {
+            object: self.object.to_owned(),
+            method: self.method.to_owned(),
+            after: self.after,
+        }
+    }
+
+    fn invalid(&self, text: String) -> CallError {
+        let (object, method) = (self.object.to_owned(), self.method.to_owned());
+        CallError::Invalid { object, method, text }
+    }
+
+    /// Waits a little longer each time.
+    async fn pause(&self, backoff: &mut Duration) -> Result<(), CallError> {
+        let paused = timeout_at(self.until, tokio::time::sleep(*backoff)).await;
+        *backoff = (*backoff * 2).min(BACKOFF_MAX);
+        paused.map_err(|_| self.timeout())
+    }
+}
+
+/// An answer in pieces. Dropped before its end it is cancelled.
+pub struct Stream {
+    path: PathBuf,
+    pending: Pending,
+    object: String,
+    method: String,
+    after: Duration,
+    until: Instant,
+    answer: Option<Received>,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("object", &self.object).finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    /// The next bytes, `None` at the end. The pieces are not the ones that were sent: bytes that came together are one.
+    ///
+    /// # Errors
+    /// As [`Client::call`]; a stream is never repeated.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, CallError> {
+        if self.answer.is_some() {
+            return Ok(None);
+        }
+        let subject = Subject {
+            object: &self.object,
+            method: &self.method,
+            after: self.after,
+            until: self.until,
+        };
+        let progress = timeout_at(self.until, self.pending.next()).await;
+        match progress.map_err(|_| subject.timeout())? {
+            Progress::Chunks(bytes) => Ok(Some(bytes)),
+            Progress::Outcome(Outcome::Done(received)) => {
+                self.answer = Some(received);
+                Ok(None)
+            }
+            Progress::Outcome(Outcome::Joined(fds)) => {
+                self.answer = Some(Received { result: Vec::new(), fds });
+                Ok(None)
+            }
+            Progress::Outcome(Outcome::Refused(failure)) if failure.code != Code::Timeout => {
+                Err(failure.into())
+            }
+            Progress::Outcome(Outcome::Refused(_)) => Err(subject.timeout()),
+            Progress::Outcome(Outcome::Ended { end, .. }) => Err(CallError::Lost {
+                path: self.path.clone(),
+                object: self.object.clone(),
+                method: self.method.clone(),
+                reason: match end {
+                    End::Goodbye { code, text } => format!("{text} ({code})"),
+                    End::Violation(text) | End::Io(text) => text,
+                },
+            }),
+        }
+    }
+
+    /// The result beside the pieces, once [`Stream::next`] returned `None`.
+    #[must_use]
+    pub fn answer(self) -> Option<Received> {
+        self.answer
+    }
+}

@@ -1,0 +1,61 @@
+//! Serving and calling objects over Unix sockets.
+//!
+//! ```text
+//! // Serve: one handler an object, one call at a time, other calls wait in a bounded queue.
+//! struct Clock;
+//!
+//! impl Serve for Clock {
+//!     fn describe(&self) -> Description {
+//!         Description::new("demo.clock", 1).method(
+//!             "set",
+//!             &[("zone", ArgumentKind::String, true)],
+//!             "sets the time zone",
+//!             "{ before }",
+//!         )
+//!     }
+//!
+//!     async fn call(&mut self, call: Incoming) {
+//!         let outcome = match &*call.method {
+//!             "set" => call.parse::<Set>().and_then(|set| self.set(set)),
+//!             _ => return,                          // dropping a call without an answer answers `failed`
+//!         };
+//!         call.responder.finish(outcome);           // or keep the responder and answer later
+//!     }
+//! }
+//!
+//! let server = Server::new(Settings::default())?;   // limits and policy; default: root and the own user
+//! server.add("clock", Clock)?;                      // objects come and go at any time
+//! server.listen(std_unix_listener)?;                // bound here or by the supervisor
+//! server.drain(Duration::from_secs(5)).await;       // no new calls, open ones finish, Goodbye
+//!
+//! // Call: one client an endpoint, cheap to clone, connects when it is needed.
+//! let client = Client::new(path, Options::default());
+//! let reply = client.call("clock", "set", &json!({"zone": "UTC"}), CallOptions::default()).await?;
+//! let before: Before = reply.parse()?;
+//! ```
+//!
+//! More: [`Responder::chunks`] and [`Client::call_stream`] for long answers, [`Responder::reply_with`] and
+//! [`CallOptions::fds`] for descriptors, [`Responder::peer`] and [`Client::events`] for events,
+//! [`Responder::cancelled`] for callers who gave up, [`Server::counters`] for what was refused.
+//! An empty object name is the endpoint itself (`_objects`, `_describe`); every object has `_describe`.
+//!
+//! This crate never blocks, reads no file, and keeps nothing on disk. Gates and registration are the registry's.
+//! `docs/PROTOCOL.md` has the bytes.
+
+mod client;
+mod error;
+mod server;
+mod wire;
+
+pub use crate::{
+    client::{CallOptions, Client, Event, Options, Received, Stream},
+    error::CallError,
+    server::{
+        AddError, Caller, Chunks, Counters, Ended, Incoming, Peer, Policy, Responder, Serve, Server,
+        Settings, root_and_own_user,
+    },
+};
+pub use protocol::{
+    failure::{Code, Failure},
+    objects::{ArgumentKind, Description},
+};

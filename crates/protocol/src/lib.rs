@@ -1,0 +1,23 @@
+//! Every byte that crosses a socket between the suite's processes. Types only: no socket, no clock, no tokio.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`frame`], [`message`], [`hello`] | the envelope on a Unix socket: header, kinds, bodies, versions |
+//! | [`failure`] | the one error type: a code to branch on, a sentence to print |
+//! | [`objects`] | which object is served where, until a registry says so; how an object describes itself |
+//! | [`service`], [`system`] | arguments and replies of the supervisor's objects |
+//! | [`keeper`] | the private channel between keeper and supervisor, and the spawn plan |
+//! | [`name`], [`time`] | service and instance names; monotonic moments that can be stored |
+//!
+//! `docs/PROTOCOL.md` specifies the bytes; `tests/golden.rs` checks every example printed there.
+
+pub mod failure;
+pub mod frame;
+pub mod hello;
+pub mod keeper;
+pub mod message;
+pub mod name;
+pub mod objects;
+pub mod service;
+pub mod system;
+pub mod time;

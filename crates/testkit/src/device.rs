@@ -1,0 +1,281 @@
+//! A device in a scratch folder: keeper, supervisor and what they start, driven by the real `vestalctl`.
+
+use std::{
+    fs,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Process, processes_of, until};
+
+/// One copy of the suite. Dropping it kills whatever is left of it.
+pub struct Device {
+    folder: TempDir,
+    keeper: Option<Child>,
+    user: Option<u32>,
+    keeper_args: Vec<String>,
+}
+
+/// What a run of `vestalctl` gave.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The built binary of this name, beside the running test.
+///
+/// # Panics
+/// Where it wasn't built: `cargo build --workspace` comes first.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    let found = test
+        .ancestors()
+        .skip(1)
+        .take(3)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{name} is not built: run `cargo build --workspace` first"))
+}
+
+impl Device {
+    /// An empty device, not started. As root with `user`: everything runs as that user.
+    #[must_use]
+    pub fn new() -> Self {
+        let folder =
+            tempfile::Builder::new().prefix("vt").tempdir_in("/tmp").expect("/tmp is writable");
+        for name in ["run", "etc/services.d"] {
+            fs::create_dir_all(folder.path().join(name)).expect("the scratch folder is ours");
+        }
+        Self { folder, keeper: None, user: None, keeper_args: Vec::new() }
+    }
+
+    /// As [`Device::new`], but run by an ordinary user: `nobody` where the test is root, else whoever runs the test.
+    #[must_use]
+    pub fn of_an_ordinary_user() -> Self {
+        let mut device = Self::new();
+        if rustix::process::geteuid().is_root() {
+            const NOBODY: u32 = 65534;
+            device.user = Some(NOBODY);
+            for path in ["", "run", "etc", "etc/services.d"] {
+                std::os::unix::fs::chown(
+                    device.folder.path().join(path),
+                    Some(NOBODY),
+                    Some(NOBODY),
+                )
+                .expect("root may give a folder away");
+            }
+        }
+        device
+    }
+
+    /// Adds arguments for the keeper.
+    pub fn keeper_args(&mut self, args: &[&str]) {
+        self.keeper_args.extend(args.iter().map(|arg| (*arg).to_owned()));
+    }
+
+    /// The scratch folder; `run`, `etc` and `state` are in it.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    /// Writes a definition into `services.d`; it counts from the next start or `service reload` of the folder.
+    pub fn define(&self, name: &str, text: &str) {
+        fs::write(self.folder.path().join("etc/services.d").join(format!("{name}.toml")), text)
+            .expect("the scratch folder is ours");
+    }
+
+    /// Starts the keeper and waits until the supervisor answers.
+    pub fn start(&mut self) {
+        self.spawn();
+        until("the supervisor answers", || {
+            let keeper = self.keeper.as_mut().expect("it was just started");
+            if let Some(status) = keeper.try_wait().expect("it is our child") {
+                panic!("the keeper ended with {status}:\n{}", self.console());
+            }
+            self.ctl(&["status"]).status.success().then_some(())
+        });
+    }
+
+    /// Starts the keeper and does not wait.
+    pub fn spawn(&mut self) {
+        let console = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("console"))
+            .expect("the scratch folder is ours");
+        let mut command = self.command("vestal-keeper");
+        command.args(&self.keeper_args).stdin(Stdio::null());
+        command.stdout(console.try_clone().expect("descriptors are left")).stderr(console);
+        self.keeper = Some(command.spawn().expect("the keeper is executable"));
+    }
+
+    /// A binary of the suite, as this device's user and with its folders in the environment.
+    #[must_use]
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(binary(name));
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("VESTAL_RUN_DIR", self.run_dir())
+            .env("VESTAL_CONFIG_DIR", self.folder.path().join("etc"))
+            .env("VESTAL_STATE_DIR", self.run_dir().join("state"))
+            .current_dir("/");
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
+    }
+
+    /// Runs `vestalctl`.
+    #[must_use]
+    pub fn ctl(&self, args: &[&str]) -> Reply {
+        let output =
+            self.command("vestalctl").args(args).output().expect("vestalctl is executable");
+        Reply {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Runs `vestalctl`, which must succeed.
+    #[track_caller]
+    pub fn ctl_ok(&self, args: &[&str]) -> String {
+        let reply = self.ctl(args);
+        assert!(reply.status.success(), "vestalctl {args:?}: {reply:?}\n{}", self.console());
+        reply.stdout
+    }
+
+    /// Runs `vestalctl --json`, which must succeed.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> Value {
+        let text = self.ctl_ok(&[&["--json"], args].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
+    }
+
+    /// What procd's `service list` says of one instance; `Null` where there is none.
+    #[track_caller]
+    pub fn instance(&self, service: &str, instance: &str) -> Value {
+        self.json(&["service", "list", service])[service]["instances"][instance].take()
+    }
+
+    /// Waits until `service list` shows the instance in this state.
+    #[track_caller]
+    pub fn until_state(&self, service: &str, state: &str) -> Value {
+        until(&format!("{service} is {state}"), || {
+            let found = self.instance(service, "instance1");
+            (found["state"] == state).then_some(found)
+        })
+    }
+
+    /// The main pid of `instance1`, once it runs.
+    #[track_caller]
+    pub fn until_pid(&self, service: &str) -> i32 {
+        until(&format!("{service} runs"), || {
+            self.instance(service, "instance1")["pid"]
+                .as_i64()
+                .and_then(|pid| i32::try_from(pid).ok())
+        })
+    }
+
+    /// Live processes of one service.
+    #[must_use]
+    pub fn processes(&self, service: &str) -> Vec<Process> {
+        let mine = |process: &Process| process.service.as_deref() == Some(service);
+        processes_of(&self.run_dir()).into_iter().filter(mine).collect()
+    }
+
+    /// The supervisor's pid: the keeper's child of that name.
+    #[must_use]
+    pub fn supervisor_pid(&self) -> i32 {
+        until("the supervisor runs", || {
+            processes_of(&self.run_dir())
+                .into_iter()
+                .find(|process| {
+                    process.command.contains("vestal-supervisor") && process.state != 'Z'
+                })
+                .map(|process| process.pid)
+        })
+    }
+
+    #[must_use]
+    pub fn keeper_pid(&self) -> i32 {
+        let keeper = self.keeper.as_ref().expect("the device is started");
+        i32::try_from(keeper.id()).expect("pids fit")
+    }
+
+    /// What keeper and supervisor printed.
+    #[must_use]
+    pub fn console(&self) -> String {
+        fs::read_to_string(self.folder.path().join("console")).unwrap_or_default()
+    }
+
+    /// Sends SIGKILL to the keeper and reaps it.
+    pub fn kill_keeper(&mut self) {
+        let mut keeper = self.keeper.take().expect("the device is started");
+        keeper.kill().expect("it is our child");
+        keeper.wait().expect("it is our child");
+    }
+
+    /// Asks the keeper to stop everything and waits for its end.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        signal(self.keeper_pid(), Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits for the keeper's end.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut keeper = self.keeper.take().expect("the device is started");
+        let status = until("the keeper ends", || keeper.try_wait().expect("it is our child"));
+        let crashed = matches!(status.signal(), Some(4 | 6 | 7 | 8 | 11));
+        assert!(!crashed, "{status}:\n{}", self.console());
+        status
+    }
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some(mut keeper) = self.keeper.take() {
+            let _ = keeper.kill();
+            let _ = keeper.wait();
+        }
+        // Whatever is left has our run directory in its environment; twice, for what was being born meanwhile.
+        for _ in 0..2 {
+            for process in processes_of(&self.run_dir()) {
+                signal(process.pid, Signal::KILL);
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("--- console of {}:\n{}", self.folder.path().display(), self.console());
+        }
+    }
+}
+
+/// Signals a process that may be gone already.
+fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}

@@ -1,0 +1,9 @@
+//! The real binaries in a scratch folder, as a test or a benchmark needs them. Development only: nothing that ships uses it.
+
+mod device;
+mod processes;
+mod wait;
+
+pub use device::{Device, Reply, binary};
+pub use processes::{Process, alive, children_of, environment_of, processes_of};
+pub use wait::{LIMIT, until};

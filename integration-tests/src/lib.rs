@@ -1,0 +1,1 @@
+//! Tests of the real binaries; everything is in `tests/it`.

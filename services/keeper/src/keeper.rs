@@ -1,0 +1,609 @@
+//! The keeper itself: one epoll loop over signals, the channel, error pipes and adopted processes.
+//!
+//! It never waits for a service or for the supervisor, allocates nothing once [`Keeper::run`] has begun, and knows no
+//! policy: it does what the requests say and tells what is. Here is the loop; [`crate::requests`] answers the
+//! supervisor, [`crate::reap`] sees to what ends.
+
+use std::{
+    mem::MaybeUninit,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use daemon::clock;
+use protocol::{
+    keeper::{Exit, Phase, Report, SLOTS_MAX, ShutdownKind, Stage, VERSION},
+    time::Moment,
+};
+use rustix::{
+    event::epoll::{self, Event, EventData, EventFlags},
+    process::Rlimit,
+    time::Timespec,
+};
+
+use crate::{
+    channel::{Channel, Handover},
+    deposits::Deposits,
+    pid1::{self, Feeding, PidOne},
+    proc,
+    record::Records,
+    reexec::Reexec,
+    say::say,
+    spawn::{self, Word},
+    supervisor::{Command, Life, Verdict},
+    sys,
+    table::{Slot, Table},
+    tree::{self, Left},
+};
+
+/// After being asked to stop everything the supervisor has this long.
+const STOP_TIME: Duration = Duration::from_secs(90);
+/// Between SIGTERM and SIGKILL where the keeper stops everything itself, and the wait for what was killed.
+const KILL_TIME: Duration = Duration::from_secs(5);
+/// Slots served and children reaped a round, so that the channel is never kept waiting.
+pub(crate) const BATCH: usize = 64;
+
+/// What an epoll event is about. The number tells an event of a descriptor that is gone from one of its successor.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Token {
+    Signals,
+    Channel { start: u32 },
+    Errors { slot: u32, generation: u32 },
+    Process { slot: u32, generation: u32 },
+}
+
+impl Token {
+    fn pack(self) -> EventData {
+        let (kind, slot, number) = match self {
+            Self::Signals => (0, 0, 0),
+            Self::Channel { start } => (1, 0, start),
+            Self::Errors { slot, generation } => (2, slot, generation),
+            Self::Process { slot, generation } => (3, slot, generation),
+        };
+        EventData::new_u64(kind << 56 | u64::from(slot) << 32 | u64::from(number))
+    }
+
+    fn unpack(data: EventData) -> Option<Self> {
+        let [a, b, c, d, e, f, g, kind] = data.u64().to_le_bytes();
+        let number = u32::from_le_bytes([a, b, c, d]);
+        let slot = u32::from_le_bytes([e, f, g, 0]);
+        match kind {
+            0 => Some(Self::Signals),
+            1 => Some(Self::Channel { start: number }),
+            2 => Some(Self::Errors { slot, generation: number }),
+            3 => Some(Self::Process { slot, generation: number }),
+            _ => None,
+        }
+    }
+}
+
+/// How far the end of everything is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Stop {
+    No,
+    /// The supervisor is asked to stop everything.
+    Asked {
+        kind: ShutdownKind,
+        told: bool,
+        deadline: Moment,
+    },
+    /// The supervisor has stopped everything and may leave.
+    Leaving {
+        kind: ShutdownKind,
+        code: u8,
+        deadline: Moment,
+    },
+    /// There is no supervisor: the keeper has sent SIGTERM to all.
+    Terminating {
+        kind: ShutdownKind,
+        deadline: Moment,
+    },
+    /// SIGKILL was sent to all.
+    Killing {
+        kind: ShutdownKind,
+        code: u8,
+        deadline: Moment,
+    },
+}
+
+/// Everything the keeper has.
+pub(crate) struct Keeper {
+    pub(crate) epoll: OwnedFd,
+    pub(crate) signals: OwnedFd,
+    pub(crate) pid_one: Option<PidOne>,
+    pub(crate) records: Records,
+    pub(crate) slots: Table,
+    pub(crate) deposits: Deposits,
+    pub(crate) channel: Option<Channel>,
+    /// The channel's epoll interest includes "writable".
+    pub(crate) wants_out: bool,
+    pub(crate) life: Life,
+    pub(crate) command: Command,
+    /// Open files as the keeper was given them; its children get the same.
+    pub(crate) limit: Rlimit,
+    pub(crate) stop: Stop,
+    pub(crate) feeding: Option<Feeding>,
+    pub(crate) reexec: Reexec,
+    /// Children or requests are left over from the last round.
+    pub(crate) more: bool,
+}
+
+impl Keeper {
+    /// Registers what is there from the start; after a re-execution that is everything.
+    pub(crate) fn begin(&mut self) -> rustix::io::Result<()> {
+        self.watch(self.signals.as_fd(), Token::Signals, EventFlags::IN)?;
+        if let Some(channel) = &self.channel {
+            let token = Token::Channel { start: self.life.starts };
+            self.watch(channel.as_fd(), token, EventFlags::IN)?;
+        }
+        for slot in self.slots.iter() {
+            let (number, generation) = (slot.state.slot, slot.state.generation);
+            if let Some(pidfd) = &slot.pidfd {
+                let token = Token::Process { slot: number, generation };
+                self.watch(pidfd.as_fd(), token, EventFlags::IN)?;
+            }
+            if let Some(errors) = &slot.errors {
+                let token = Token::Errors { slot: number, generation };
+                self.watch(errors.as_fd(), token, EventFlags::IN)?;
+            }
+        }
+        // Whatever ended before the signals were watched is still there to be waited for.
+        self.more = true;
+        Ok(())
+    }
+
+    /// Takes over what an earlier keeper of this boot left: who lives is adopted, who doesn't is lost.
+    pub(crate) fn adopt(&mut self, now: Moment) {
+        for number in 0..SLOTS_MAX {
+            let Some(record) = self.records.read(number) else { continue };
+            let Some(slot) = self.slots.place(number) else { continue };
+            slot.used = true;
+            slot.inherited = true;
+            slot.state.identity = record.identity;
+            slot.state.generation = record.generation;
+            slot.state.spawned_at = record.spawned_at;
+            if let Some(known) = record.process
+                && let Some(pidfd) = known.open()
+            {
+                slot.state.phase = Phase::Running;
+                slot.state.pid = known.pid;
+                slot.session = record.session;
+                let identity = proc::identify(known.pid, pidfd.as_fd());
+                self.records.running(number, known.pid, record.session, identity);
+                slot.pidfd = Some(pidfd);
+            } else if record.generation > 0 {
+                slot.state.exit = Exit::Lost;
+                slot.state.exit_generation = record.generation;
+                slot.state.exited_at = now;
+                self.records.idle(number, record.identity, record.generation);
+            }
+        }
+    }
+
+    /// The loop; returns the exit code.
+    pub(crate) fn run(&mut self) -> u8 {
+        loop {
+            let now = clock::now();
+            if let Some(code) = self.handle_time(now) {
+                return code;
+            }
+            self.talk(now);
+            let mut events = [MaybeUninit::<Event>::uninit(); 32];
+            let timeout = self.timeout(clock::now());
+            let Ok((events, _)) = epoll::wait(&self.epoll, &mut events, timeout.as_ref()) else {
+                continue; // EINTR: a stop and a continue of the keeper itself.
+            };
+            let now = clock::now();
+            if std::mem::take(&mut self.more) {
+                self.reap_children(now);
+            }
+            for event in events.iter() {
+                let Some(token) = Token::unpack(event.data) else { continue };
+                self.handle_event(token, event.flags, now);
+            }
+        }
+    }
+
+    fn handle_event(&mut self, token: Token, flags: EventFlags, now: Moment) {
+        match token {
+            Token::Signals => self.take_signals(now),
+            Token::Channel { start } if start == self.life.starts => {
+                // Requests before the end of file: what was sent before a death counts.
+                self.take_requests(now);
+                if !flags.contains(EventFlags::IN) && flags.contains(EventFlags::HUP) {
+                    self.close_channel();
+                }
+            }
+            Token::Errors { slot, generation } if self.is_current(slot, generation) => {
+                self.read_executor(slot);
+            }
+            Token::Process { slot, generation } if self.is_current(slot, generation) => {
+                self.adopted_ended(slot, now);
+            }
+            _ => {}
+        }
+    }
+
+    fn is_current(&mut self, slot: u32, generation: u32) -> bool {
+        self.slots.used(slot).is_some_and(|slot| slot.state.generation == generation)
+    }
+
+    pub(crate) fn watch(
+        &self,
+        fd: BorrowedFd<'_>,
+        token: Token,
+        flags: EventFlags,
+    ) -> rustix::io::Result<()> {
+        epoll::add(&self.epoll, fd, token.pack(), flags)
+    }
+
+    /// Before a descriptor is closed: a child between clone and exec may still hold it open, and epoll would go on.
+    pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) {
+        // It may never have been watched.
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    pub(crate) fn rewatch(&self, fd: BorrowedFd<'_>, token: Token, flags: EventFlags) {
+        // Only descriptors that are watched are watched differently.
+        let _ = epoll::modify(&self.epoll, fd, token.pack(), flags);
+    }
+
+    fn take_signals(&mut self, now: Moment) {
+        let mut info = [0; 128];
+        while let Ok(128) = rustix::io::read(&self.signals, &mut info) {
+            let signal = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+            match signal {
+                libc::SIGCHLD => self.reap_children(now),
+                libc::SIGHUP if self.life.lives() => {
+                    // An unreaped child: the pid is its own.
+                    let _ = sys::kill(self.life.pid, libc::SIGHUP);
+                }
+                _ => {
+                    if let Some(kind) = pid1::shutdown_of(signal, self.pid_one.is_some()) {
+                        self.stop_wanted(kind, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Somebody wants everything stopped; who says so twice is in a hurry.
+    fn stop_wanted(&mut self, kind: ShutdownKind, now: Moment) {
+        match self.stop {
+            Stop::No if self.life.lives() => {
+                self.stop = Stop::Asked { kind, told: false, deadline: now + STOP_TIME };
+            }
+            Stop::No => {
+                for slot in self.slots.iter_mut() {
+                    slot.dispose(Default::default());
+                    if slot.lives() {
+                        tree::signal_all(slot, libc::SIGTERM);
+                    }
+                }
+                self.stop = Stop::Terminating { kind, deadline: now + KILL_TIME };
+            }
+            Stop::Asked { .. } | Stop::Terminating { .. } => self.kill_everything(kind, 0, now),
+            Stop::Leaving { .. } | Stop::Killing { .. } => {}
+        }
+    }
+
+    fn kill_everything(&mut self, kind: ShutdownKind, code: u8, now: Moment) {
+        for slot in self.slots.iter_mut() {
+            slot.dispose(Default::default());
+            if slot.lives() {
+                tree::signal_all(slot, libc::SIGKILL);
+            }
+        }
+        if self.life.lives() {
+            // An unreaped child: the pid is its own.
+            let _ = sys::kill(self.life.pid, libc::SIGKILL);
+        }
+        self.stop = Stop::Killing { kind, code, deadline: now + KILL_TIME };
+    }
+
+    /// The supervisor said that everything is stopped.
+    pub(crate) fn leave(&mut self, kind: ShutdownKind, code: u8, now: Moment) {
+        self.stop = Stop::Leaving { kind, code, deadline: now + KILL_TIME };
+    }
+
+    /// Everything whose time has come. `Some`: the keeper ends with this code.
+    fn handle_time(&mut self, now: Moment) -> Option<u8> {
+        for _ in 0..BATCH {
+            let Some(slot) = self.slots.due(now) else { break };
+            self.step(slot, now);
+        }
+        if let Some(feeding) = &mut self.feeding {
+            feeding.feed(now);
+        }
+        let hangs_at = self.channel.as_ref().and_then(Channel::hangs_at);
+        if let Some(signal) = self.life.hangs(hangs_at, now) {
+            say!("supervisor {} answers nothing: signal {signal}", self.life.pid);
+            // An unreaped child: the pid is its own.
+            let _ = sys::kill(self.life.pid, signal);
+        }
+        if self.life.start_at.is_some_and(|at| at <= now) {
+            self.start_supervisor(now);
+        }
+        self.handle_stop(now)
+    }
+
+    fn handle_stop(&mut self, now: Moment) -> Option<u8> {
+        let rest = |slot: &Slot| matches!(slot.state.phase, Phase::Idle | Phase::Waiting);
+        let quiet = !self.life.lives() && self.slots.iter().all(rest);
+        match self.stop {
+            Stop::No => None,
+            Stop::Asked { kind, deadline, .. } => {
+                if deadline <= now {
+                    say!("the supervisor has not stopped everything in time: all is killed");
+                    self.kill_everything(kind, 1, now);
+                }
+                None
+            }
+            Stop::Leaving { kind, code, deadline } => {
+                if !self.life.lives() || deadline <= now {
+                    self.kill_everything(kind, code, now);
+                }
+                None
+            }
+            Stop::Terminating { kind, deadline } => {
+                if quiet || deadline <= now {
+                    self.kill_everything(kind, 0, now);
+                }
+                None
+            }
+            Stop::Killing { kind, code, deadline } => {
+                if !quiet && now < deadline {
+                    return None;
+                }
+                if let Some(pid_one) = self.pid_one {
+                    pid_one.end_machine(kind);
+                }
+                Some(code)
+            }
+        }
+    }
+
+    /// What a slot does when its time has come.
+    fn step(&mut self, number: u32, now: Moment) {
+        let Some(slot) = self.slots.used(number) else { return };
+        slot.due = None;
+        match slot.state.phase {
+            Phase::Emptying | Phase::Unkillable => match tree::kill_all(slot) {
+                Left::Nothing => slot.settled(now),
+                Left::Something => slot.still_there(now),
+            },
+            Phase::Waiting => {
+                slot.begin(now, true);
+                self.attempt(number, now);
+            }
+            Phase::Executing if slot.state.pid == 0 => self.attempt(number, now),
+            // An adopted process whose parent has not told how it ended.
+            Phase::Executing | Phase::Running => self.main_ended(number, Exit::Lost, now),
+            Phase::Idle => {}
+        }
+    }
+
+    /// Tries to spawn the slot's current generation.
+    pub(crate) fn attempt(&mut self, number: u32, now: Moment) {
+        let Some(slot) = self.slots.used(number) else { return };
+        slot.oom_kills = tree::oom_kills(slot);
+        let generation = slot.state.generation;
+        match spawn::spawn(slot, self.records, &self.deposits, &self.limit) {
+            Ok(spawned) => {
+                slot.started(spawned.pid, spawned.errors.is_some());
+                slot.errors = spawned.errors;
+                slot.inherited = false;
+                let slot = self.slots.used(number);
+                let Some(errors) = slot.and_then(|slot| slot.errors.take()) else { return };
+                let token = Token::Errors { slot: number, generation };
+                if let Err(error) = self.watch(errors.as_fd(), token, EventFlags::IN) {
+                    say!("slot {number}: error pipe: {error}");
+                }
+                if let Some(slot) = self.slots.used(number) {
+                    slot.errors = Some(errors);
+                }
+            }
+            Err((stage, errno)) => {
+                self.records.idle(number, slot.state.identity, generation);
+                spawn_failed(slot, (stage, errno), now);
+            }
+        }
+    }
+
+    fn read_executor(&mut self, number: u32) {
+        let Some(slot) = self.slots.used(number) else { return };
+        let Some(errors) = slot.errors.take() else { return };
+        match spawn::read_errors(errors.as_fd()) {
+            Word::Silence => {
+                slot.errors = Some(errors);
+                return;
+            }
+            Word::Done if slot.state.phase == Phase::Executing => {
+                slot.state.phase = Phase::Running;
+                slot.changed = true;
+            }
+            Word::Done => {}
+            // It ends with 127 in a moment.
+            Word::Failed(stage, errno) => slot.failure = Some((stage, errno)),
+        }
+        self.unwatch(errors.as_fd());
+    }
+
+    fn start_supervisor(&mut self, now: Moment) {
+        self.close_channel();
+        self.life.start_at = None;
+        if !matches!(self.stop, Stop::No | Stop::Asked { .. }) {
+            return;
+        }
+        let started = Channel::open().map_err(rustix::io::Errno::raw_os_error).and_then(
+            |(channel, theirs)| {
+                let rescue = self.life.needs_rescue();
+                let pid = self.command.start(&theirs, rescue, self.records, &self.limit)?;
+                Ok((channel, pid))
+            },
+        );
+        match started {
+            Ok((channel, pid)) => {
+                self.life.started(pid);
+                let token = Token::Channel { start: self.life.starts };
+                if let Err(error) = self.watch(channel.as_fd(), token, EventFlags::IN) {
+                    say!("channel: {error}");
+                }
+                self.wants_out = false;
+                self.channel = Some(channel);
+                if let Stop::Asked { told, .. } = &mut self.stop {
+                    *told = false;
+                }
+            }
+            Err(errno) => {
+                let failed = Exit::SpawnFailed { stage: Stage::Clone, errno };
+                let _ = self.life.ended(failed, now);
+                say!("supervisor: {}", std::io::Error::from_raw_os_error(errno));
+            }
+        }
+    }
+
+    /// The supervisor's process is gone.
+    pub(crate) fn supervisor_ended(&mut self, exit: Exit, now: Moment) {
+        self.close_channel();
+        let pid = self.life.pid;
+        match self.life.ended(exit, now) {
+            Verdict::Wrong => {
+                let kind = ShutdownKind::Exit;
+                self.stop = Stop::Killing { kind, code: 2, deadline: now };
+            }
+            Verdict::Restart if matches!(self.stop, Stop::No | Stop::Asked { .. }) => {
+                say!("supervisor {pid} ended: {exit:?}");
+            }
+            Verdict::Restart => self.life.start_at = None,
+        }
+    }
+
+    pub(crate) fn close_channel(&mut self) {
+        if let Some(channel) = self.channel.take() {
+            self.unwatch(channel.as_fd());
+        }
+    }
+
+    /// Sends what is to be sent, as far as it fits.
+    fn talk(&mut self, now: Moment) {
+        let Some(mut channel) = self.channel.take() else { return };
+        let fits = self.talk_over(&mut channel, now);
+        if self.wants_out == fits {
+            self.wants_out = !fits;
+            // With an answer unsent nothing more is read: the supervisor is the one to make room.
+            let flags = if fits { EventFlags::IN } else { EventFlags::OUT };
+            self.rewatch(channel.as_fd(), Token::Channel { start: self.life.starts }, flags);
+        }
+        self.channel = Some(channel);
+    }
+
+    /// `false`: the channel is full.
+    fn talk_over(&mut self, channel: &mut Channel, now: Moment) -> bool {
+        if let Some((request, outcome)) = channel.answer {
+            if !channel.send(&Report::Ack { request, outcome }, None, now) {
+                return false;
+            }
+            channel.answer = None;
+        }
+        while !matches!(channel.handover, Handover::Sent { .. } | Handover::Acknowledged) {
+            if !channel.has_room_for_handover() {
+                return true;
+            }
+            if !self.hand_over_one(channel, now) {
+                return false;
+            }
+        }
+        for slot in self.slots.iter_mut().filter(|slot| slot.changed) {
+            if !channel.send(&Report::Slot(slot.state), None, now) {
+                return false;
+            }
+            slot.changed = false;
+        }
+        if let Stop::Asked { kind, told: told @ false, .. } = &mut self.stop {
+            *told = channel.send(&Report::ShutdownWanted { kind: *kind }, None, now);
+            return *told;
+        }
+        true
+    }
+
+    fn hand_over_one(&mut self, channel: &mut Channel, now: Moment) -> bool {
+        match channel.handover {
+            Handover::Welcome => {
+                let welcome = Report::Welcome {
+                    version: VERSION,
+                    keeper_pid: std::process::id().cast_signed(),
+                    pid_one: self.pid_one.is_some(),
+                    supervisor_starts: self.life.starts,
+                };
+                let sent = channel.send(&welcome, None, now);
+                if sent {
+                    channel.handover = Handover::Slots { next: 0 };
+                }
+                sent
+            }
+            Handover::Slots { next } => {
+                let found = self.slots.next_used(next);
+                let Some(slot) = found.and_then(|slot| self.slots.used(slot)) else {
+                    channel.handover = Handover::Deposits { next: 0 };
+                    return true;
+                };
+                let sent = channel.send(&Report::Slot(slot.state), None, now);
+                if sent {
+                    slot.changed = false;
+                    channel.handover = Handover::Slots { next: slot.state.slot + 1 };
+                }
+                sent
+            }
+            Handover::Deposits { next } => {
+                let Some((at, name, fd)) = self.deposits.next(next as usize) else {
+                    let sent = channel.send(&Report::HandoverEnd, None, now);
+                    if sent {
+                        channel.handover = Handover::Sent { end: channel.sent };
+                    }
+                    return sent;
+                };
+                let next = u32::try_from(at + 1).expect("at most DEPOSITS_MAX");
+                let sent = channel.send(&Report::Deposit { name: *name }, Some(fd.as_fd()), now);
+                if sent {
+                    channel.handover = Handover::Deposits { next };
+                }
+                sent
+            }
+            Handover::Sent { .. } | Handover::Acknowledged => true,
+        }
+    }
+
+    /// How long the loop may sleep; `None`: until something happens.
+    fn timeout(&self, now: Moment) -> Option<Timespec> {
+        if self.more {
+            return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+        }
+        let stop = match self.stop {
+            Stop::No => None,
+            Stop::Asked { deadline, .. }
+            | Stop::Leaving { deadline, .. }
+            | Stop::Terminating { deadline, .. }
+            | Stop::Killing { deadline, .. } => Some(deadline),
+        };
+        let hang = self.life.kill_at.or(self.channel.as_ref().and_then(Channel::hangs_at));
+        let hang = hang.filter(|_| self.life.lives());
+        let feed = self.feeding.as_ref().and_then(Feeding::next_deadline);
+        let all = [self.slots.next_deadline(), self.life.start_at, stop, hang, feed];
+        let left = all.into_iter().flatten().min()?.since(now);
+        Some(proc::timespec(left))
+    }
+}
+
+/// An attempt failed before anything ran: once more, or told.
+pub(crate) fn spawn_failed(slot: &mut Slot, failure: (Stage, i32), now: Moment) {
+    let (stage, errno) = failure;
+    if !slot.try_again(failure, now) {
+        slot.ended(Exit::SpawnFailed { stage, errno }, now, true);
+        slot.settled(now);
+    } else if stage == Stage::Lock {
+        slot.empty(now);
+    } else {
+        slot.settled(now);
+    }
+}

@@ -1,0 +1,145 @@
+//! What only PID 1 may do: the hardware watchdog, the end of the machine. Everything here takes a [`PidOne`] as proof.
+//!
+//! Mounts and the console are not here.
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    time::Duration,
+};
+
+use protocol::{
+    keeper::{Outcome, ShutdownKind, Watchdog},
+    time::Moment,
+};
+use rustix::fs::{Mode, OFlags};
+
+use crate::{say::say, sys};
+
+/// This process is PID 1: the machine is its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PidOne(());
+
+impl PidOne {
+    /// The only way to get one.
+    pub(crate) fn prove() -> Option<Self> {
+        (std::process::id() == 1).then_some(Self(()))
+    }
+
+    /// Ends what is left, writes what is not written, and leaves the machine to its firmware.
+    pub(crate) fn end_machine(self, kind: ShutdownKind) {
+        // Nothing may be left to signal: that is no failure.
+        let _ = sys::kill(-1, libc::SIGKILL);
+        rustix::fs::sync();
+        let error = sys::reboot(match kind {
+            ShutdownKind::Exit | ShutdownKind::Reboot => libc::LINUX_REBOOT_CMD_RESTART,
+            ShutdownKind::Poweroff => libc::LINUX_REBOOT_CMD_POWER_OFF,
+            ShutdownKind::Halt => libc::LINUX_REBOOT_CMD_HALT,
+        });
+        say!("reboot: {error}");
+    }
+}
+
+/// What a signal to the keeper asks for.
+pub(crate) fn shutdown_of(signal: i32, pid_one: bool) -> Option<ShutdownKind> {
+    match signal {
+        libc::SIGTERM | libc::SIGINT if !pid_one => Some(ShutdownKind::Exit),
+        libc::SIGTERM | libc::SIGINT => Some(ShutdownKind::Reboot),
+        libc::SIGUSR1 if pid_one => Some(ShutdownKind::Halt),
+        libc::SIGUSR2 | libc::SIGPWR if pid_one => Some(ShutdownKind::Poweroff),
+        _ => None,
+    }
+}
+
+/// The hardware watchdog while it is open.
+#[derive(Debug)]
+pub(crate) struct Feeding {
+    device: OwnedFd,
+    settings: Watchdog,
+    next: Moment,
+    lease_ends: Moment,
+}
+
+/// Does what the supervisor asks of the watchdog.
+pub(crate) fn ask_watchdog(
+    pid_one: Option<PidOne>,
+    feeding: &mut Option<Feeding>,
+    settings: Watchdog,
+    now: Moment,
+) -> Outcome {
+    if pid_one.is_none() {
+        return Outcome::NotPidOne;
+    }
+    if settings.run && (settings.frequency_s == 0 || settings.lease_s == 0) {
+        return Outcome::Malformed;
+    }
+    if !settings.run {
+        if let Some(open) = feeding.take()
+            && settings.magic_close
+            // If it can't be told to stop, closing it is still what was asked.
+            && rustix::io::write(&open.device, b"V").is_err()
+        {
+            say!("watchdog: magic close failed");
+        }
+        return Outcome::Done;
+    }
+    let device = match feeding.take() {
+        Some(open) => open.device,
+        None => {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            match rustix::fs::open(c"/dev/watchdog", flags, Mode::empty()) {
+                Ok(device) => device,
+                Err(error) => return Outcome::Errno(error.raw_os_error()),
+            }
+        }
+    };
+    let timeout = sys::watchdog_timeout(device.as_fd(), settings.timeout_s);
+    let lease_ends = now + Duration::from_secs(settings.lease_s.into());
+    *feeding = Some(Feeding { device, settings, next: now, lease_ends });
+    match timeout {
+        Ok(()) => Outcome::Done,
+        // It is fed all the same, with the time-out that it has.
+        Err(error) => Outcome::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
+    }
+}
+
+impl Feeding {
+    /// Feeds when that is due and the lease holds.
+    pub(crate) fn feed(&mut self, now: Moment) {
+        if self.next <= now && now < self.lease_ends {
+            if let Err(error) = rustix::io::write(&self.device, b"\0") {
+                say!("watchdog: {error}");
+            }
+            self.next = now + Duration::from_secs(self.settings.frequency_s.into());
+        }
+    }
+
+    /// `None`: the lease has ended, and so will the machine unless it is renewed.
+    pub(crate) fn next_deadline(&self) -> Option<Moment> {
+        (self.next < self.lease_ends).then_some(self.next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pid_one_can_touch_the_machine() {
+        assert!(PidOne::prove().is_none(), "a test is never PID 1");
+        let run =
+            Watchdog { run: true, magic_close: false, timeout_s: 30, frequency_s: 5, lease_s: 60 };
+        let mut feeding = None;
+        let outcome = ask_watchdog(PidOne::prove(), &mut feeding, run, Moment(0));
+        assert_eq!(outcome, Outcome::NotPidOne);
+        assert!(feeding.is_none());
+    }
+
+    #[test]
+    fn signals_mean_what_procd_means_by_them_and_only_the_end_elsewhere() {
+        assert_eq!(shutdown_of(libc::SIGTERM, true), Some(ShutdownKind::Reboot));
+        assert_eq!(shutdown_of(libc::SIGUSR1, true), Some(ShutdownKind::Halt));
+        assert_eq!(shutdown_of(libc::SIGPWR, true), Some(ShutdownKind::Poweroff));
+        assert_eq!(shutdown_of(libc::SIGINT, false), Some(ShutdownKind::Exit));
+        assert_eq!(shutdown_of(libc::SIGUSR1, false), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! What ends, stops or goes on: children by waitid, adopted processes by their pidfds.
+
+use std::os::fd::AsFd as _;
+
+use protocol::{keeper::Exit, time::Moment};
+use rustix::event::epoll::EventFlags;
+
+use crate::{
+    keeper::{BATCH, Keeper, Token, spawn_failed},
+    spawn::{self, Word},
+    sys::{self, Fate},
+    table::Slot,
+    tree::{self, Left},
+};
+
+/// How long an adopted process that has ended may stay a corpse before its end counts as lost.
+const CORPSE_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Keeper {
+    /// Takes the children to which something happened, at most a batch.
+    pub(crate) fn reap_children(&mut self, now: Moment) {
+        let mut orphans = false;
+        for _ in 0..BATCH {
+            let Some((pid, fate)) = sys::look_at_child(None, false) else {
+                return self.look_again(orphans, now);
+            };
+            if pid == self.life.pid {
+                sys::look_at_child(Some(pid), true);
+                if let Fate::Ended(exit) = fate {
+                    self.supervisor_ended(exit, now);
+                }
+                continue;
+            }
+            let Some(slot) = self.slots.of_pid(pid) else {
+                sys::look_at_child(Some(pid), true);
+                orphans = true;
+                continue;
+            };
+            let number = slot.state.slot;
+            match fate {
+                Fate::Ended(exit) => {
+                    if slot.cgroup.is_none() && !slot.disposition.main_only && slot.session == pid {
+                        tree::kill_group_of_corpse(pid);
+                    }
+                    sys::look_at_child(Some(pid), true);
+                    self.main_ended(number, exit, now);
+                }
+                Fate::Stopped | Fate::Continued => {
+                    slot.state.suspended = fate == Fate::Stopped;
+                    slot.changed = true;
+                    sys::look_at_child(Some(pid), true);
+                }
+            }
+        }
+        self.more = true;
+        self.look_again(orphans, now);
+    }
+
+    /// Where orphans died, a tree may be empty now.
+    fn look_again(&mut self, orphans: bool, now: Moment) {
+        if orphans {
+            for slot in self.slots.iter_mut().filter(|slot| is_emptying(slot)) {
+                slot.due = Some(now);
+            }
+        }
+    }
+
+    /// A main process is gone.
+    pub(crate) fn main_ended(&mut self, number: u32, exit: Exit, now: Moment) {
+        let supervised = self.life.lives();
+        let Some(slot) = self.slots.used(number) else { return };
+        let (errors, pidfd) = (slot.errors.take(), slot.pidfd.take());
+        if let Some(errors) = &errors
+            && let Word::Failed(stage, errno) = spawn::read_errors(errors.as_fd())
+        {
+            slot.failure = Some((stage, errno));
+        }
+        self.records.idle(number, slot.state.identity, slot.state.generation);
+        match slot.failure.take() {
+            Some(failure) => spawn_failed(slot, failure, now),
+            None => {
+                slot.state.oom = tree::oom_kills(slot) > slot.oom_kills;
+                slot.ended(exit, now, supervised);
+                if slot.disposition.main_only || tree::quick_look(slot) == Left::Nothing {
+                    slot.settled(now);
+                } else {
+                    slot.empty(now);
+                }
+            }
+        }
+        for fd in errors.iter().chain(&pidfd) {
+            self.unwatch(fd.as_fd());
+        }
+    }
+
+    /// The pidfd of a process that was not our child says that it has ended.
+    pub(crate) fn adopted_ended(&mut self, number: u32, now: Moment) {
+        let Some(slot) = self.slots.used(number) else { return };
+        let Some(pidfd) = &slot.pidfd else { return };
+        match sys::foreign_exit(pidfd.as_fd()) {
+            Ok(Some(exit)) => self.main_ended(number, exit, now),
+            // Kernels before 6.15 don't tell.
+            Err(_) => self.main_ended(number, Exit::Lost, now),
+            Ok(None) => {
+                // Its parent has yet to reap it (that may be us by now: then waitid tells). Only the hang-up that follows
+                // is waited for, as "readable" stays true.
+                slot.due = Some(now + CORPSE_TIME);
+                let token = Token::Process { slot: number, generation: slot.state.generation };
+                let pidfd = slot.pidfd.take();
+                if let Some(pidfd) = &pidfd {
+                    self.rewatch(pidfd.as_fd(), token, EventFlags::empty());
+                }
+                if let Some(slot) = self.slots.used(number) {
+                    slot.pidfd = pidfd;
+                }
+            }
+        }
+    }
+}
+
+fn is_emptying(slot: &Slot) -> bool {
+    use protocol::keeper::Phase::{Emptying, Unkillable};
+    matches!(slot.state.phase, Emptying | Unkillable)
+}

@@ -1,0 +1,203 @@
+//! From the command line to the loop: options, places, lock, records, limits. Everything that allocates is here.
+
+use std::{
+    ffi::{CString, OsString},
+    os::{fd::RawFd, unix::ffi::OsStringExt as _},
+    path::{Path, PathBuf},
+};
+
+use daemon::{
+    clock,
+    options::{self, Extra, Options, Parsed, Spec},
+    places::Places,
+};
+use rustix::{
+    event::epoll,
+    process::{Resource, Rlimit},
+};
+
+use crate::{
+    channel::Channel,
+    deposits::Deposits,
+    keeper::{Keeper, Stop},
+    lock::{self, Refused},
+    pid1::PidOne,
+    record::Records,
+    reexec::{self, CHECK_OPTION, Reexec, Resumed, STATE_OPTION},
+    supervisor::{self, Command, Life},
+    sys,
+    table::Table,
+};
+
+const FAILED: u8 = 1;
+const WRONG: u8 = 2;
+/// Names another supervisor, for tests and for trying out a new one.
+const SUPERVISOR_VARIABLE: &str = "VESTAL_SUPERVISOR";
+/// Signals that the loop reads; SIGPIPE is ignored, all others end the keeper.
+const SIGNALS: [i32; 7] = [
+    libc::SIGCHLD,
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGPWR,
+    libc::SIGTERM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+];
+const SPEC: Spec = Spec {
+    name: "keeper",
+    about: "Parent of every process of the device: starts vestal-supervisor and does what it asks.\n\
+        VESTAL_SUPERVISOR=PATH names another supervisor than the one beside this program.",
+    extra: &[
+        Extra {
+            long: CHECK_OPTION,
+            value: Some("FD"),
+            help: "can this program go on from that state?",
+        },
+        Extra {
+            long: STATE_OPTION,
+            value: Some("FD"),
+            help: "go on from the state of a re-execution",
+        },
+    ],
+    free: None,
+};
+
+/// Why the keeper did not start: exit code and sentence.
+type Failure = (u8, String);
+
+/// Runs the keeper; returns its exit code.
+pub(crate) fn main() -> u8 {
+    let result = match options::parse(&SPEC, std::env::args_os().skip(1)) {
+        Ok(Parsed::Run(options)) => run(&options),
+        Ok(Parsed::Print(text)) => {
+            print!("{text}");
+            Ok(0)
+        }
+        Err(error) => Err((WRONG, error.to_string())),
+    };
+    result.unwrap_or_else(|(code, text)| {
+        eprintln!("keeper: {text}");
+        code
+    })
+}
+
+fn run(options: &Options) -> Result<u8, Failure> {
+    if let Some(fd) = descriptor(options, CHECK_OPTION)? {
+        return Ok(u8::from(!reexec::can_read(fd)));
+    }
+    if let Err(error) = sys::close_all_over_exec() {
+        // Before 5.11: services may inherit what was left open.
+        eprintln!("keeper: close_range: {error}");
+    }
+    let places = Places::find(options).map_err(|error| (WRONG, error.to_string()))?;
+    let mut keeper = match descriptor(options, STATE_OPTION)? {
+        Some(fd) => {
+            let resumed = reexec::resume(fd).map_err(|error| failed(&"state", &error))?;
+            prepare(options, &places, Some(resumed))?
+        }
+        None => prepare(options, &places, None)?,
+    };
+    keeper.begin().map_err(|error| failed(&"epoll", &error))?;
+    Ok(keeper.run())
+}
+
+fn prepare(
+    options: &Options,
+    places: &Places,
+    resumed: Option<Resumed>,
+) -> Result<Keeper, Failure> {
+    let fresh = resumed.is_none();
+    let folder = places.run.join("keeper");
+    std::fs::create_dir_all(&folder).map_err(|error| failed(&folder.display(), &error))?;
+    let (signals, resumed) = match resumed {
+        Some(resumed) => (signals()?, resumed),
+        None => {
+            let lock = take_lock(&places.run.join("keeper.lock"))?;
+            let life = Life::new(clock::now());
+            let limit = rustix::process::getrlimit(Resource::Nofile);
+            let (slots, deposits) = (Table::new(), Deposits::new());
+            let (lock, stop, channel) = (Some(lock), Stop::No, None::<Channel>);
+            (signals()?, Resumed { lock, channel, life, limit, stop, slots, deposits })
+        }
+    };
+    let path = folder.join("records");
+    let records = Records::open(&path).map_err(|error| failed(&path.display(), &error))?;
+    if fresh {
+        supervisor::end_predecessor(records);
+    }
+    sys::become_subreaper().map_err(|error| failed(&"subreaper", &error))?;
+    // More is better, but less will do: a service costs three at most.
+    let raised = Rlimit { current: resumed.limit.maximum, maximum: resumed.limit.maximum };
+    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+
+    let program = std::env::current_exe().map_err(|error| failed(&"/proc/self/exe", &error))?;
+    let beside = || program.with_file_name("vestal-supervisor");
+    let supervisor = std::env::var_os(SUPERVISOR_VARIABLE).map_or_else(beside, PathBuf::from);
+    let lock = resumed.lock.ok_or((FAILED, "the state has no lock".to_owned()))?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC);
+    let mut keeper = Keeper {
+        epoll: epoll.map_err(|error| failed(&"epoll", &error))?,
+        signals,
+        pid_one: PidOne::prove(),
+        records,
+        slots: resumed.slots,
+        deposits: resumed.deposits,
+        channel: resumed.channel,
+        wants_out: false,
+        life: resumed.life,
+        command: Command::new(&supervisor, options, places),
+        limit: resumed.limit,
+        stop: resumed.stop,
+        feeding: None,
+        reexec: successor(program, options, lock),
+        more: false,
+    };
+    if fresh {
+        keeper.adopt(clock::now());
+    }
+    Ok(keeper)
+}
+
+fn successor(program: PathBuf, options: &Options, lock: std::os::fd::OwnedFd) -> Reexec {
+    let text = |text: OsString| {
+        CString::new(text.into_vec()).expect("arguments and environment came without NUL")
+    };
+    Reexec {
+        program: text(program.into()),
+        args: options.to_args().into_iter().map(text).collect(),
+        env: std::env::vars_os()
+            .map(|(name, value)| text([name, value].join("=".as_ref())))
+            .collect(),
+        lock,
+    }
+}
+
+fn signals() -> Result<std::os::fd::OwnedFd, Failure> {
+    sys::signal_descriptor(&SIGNALS).map_err(|error| failed(&"signals", &error))
+}
+
+fn take_lock(path: &Path) -> Result<std::os::fd::OwnedFd, Failure> {
+    lock::take(path, clock::now).map_err(|refused| match refused {
+        Refused::Held(pid) => {
+            let run = path.parent().unwrap_or(path).display();
+            let cure = "stop it, or give another --run-dir";
+            (WRONG, format!("another vestal-keeper (pid {pid}) runs on {run}; {cure}"))
+        }
+        Refused::Io(error) => failed(&path.display(), &error),
+    })
+}
+
+fn descriptor(options: &Options, option: &str) -> Result<Option<RawFd>, Failure> {
+    let Some(value) = options.extra(option).flatten() else { return Ok(None) };
+    let number = value.to_str().and_then(|text| text.parse().ok()).filter(|fd: &RawFd| *fd > 2);
+    match number {
+        Some(fd) => Ok(Some(fd)),
+        None => {
+            Err((WRONG, format!("--{option} {}: a descriptor above 2 is needed", value.display())))
+        }
+    }
+}
+
+fn failed(what: &dyn std::fmt::Display, error: &dyn std::fmt::Display) -> Failure {
+    (FAILED, format!("{what}: {error}"))
+}

@@ -1,0 +1,105 @@
+//! What goes into the machine and what comes out of it; the shell knows no other words.
+
+use std::{sync::Arc, time::Duration};
+
+use protocol::{
+    failure::Failure,
+    keeper::{Disposition, ShutdownKind, SlotState},
+    name::Name,
+};
+use serde_json::Value;
+
+use super::record::Record;
+use crate::settings::{ReadinessKind, Service};
+
+/// Something that happened outside.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// What the keeper says of a slot, at hand-over and after every change.
+    Slot(SlotState),
+    /// The keeper did not do a spawn that we asked for (a full table or system, a stale generation, an unprepared
+    /// plan): not a crash, tried again with a back-off of its own.
+    SpawnRefused { slot: u32, errno: i32 },
+    /// A message of the instance's notify socket, readiness descriptor or probe.
+    Notify { slot: u32, generation: u32, notice: Notice },
+    /// The answer to [`Action::Check`]; the text of `Err` names the condition that does not hold.
+    Checked { slot: u32, holds: Result<(), String> },
+    /// The reload command ended.
+    ReloadDone { slot: u32, generation: u32, ok: bool },
+    /// A caller asks; answered by [`Action::Reply`] with the same number.
+    Request { id: u64, request: Request },
+    /// The definition files were read (again): `services` replaces everything whose source isn't a message.
+    Definitions { services: Vec<Arc<Service>> },
+    /// Stop everything in order, then leave.
+    Shutdown { kind: ShutdownKind },
+}
+
+/// What an instance says of itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Notice {
+    Ready,
+    Reloading,
+    Stopping,
+    /// Free text for `status`.
+    Status(String),
+    Errno(i32),
+    Watchdog,
+    /// `WATCHDOG=trigger`: treat as missed now.
+    WatchdogTrigger,
+    WatchdogPeriod(Duration),
+    ExtendTimeout(Duration),
+}
+
+/// What a caller wants. `wait` answers when it is done, not when it is begun.
+#[derive(Clone, Debug)]
+pub(crate) enum Request {
+    /// `service set`: create or update; instances that aren't named are stopped.
+    Set { service: Arc<Service> },
+    /// `service add`: as set, but keeps the instances that aren't named.
+    Add { service: Arc<Service> },
+    Delete { name: Name, instance: Option<Name>, wait: bool },
+    Start { name: Name, instance: Option<Name>, wait: bool },
+    Stop { name: Name, instance: Option<Name>, wait: bool },
+    Restart { name: Name, instance: Option<Name>, wait: bool },
+    Reload { name: Name, instance: Option<Name>, wait: bool },
+    Signal { name: Option<Name>, instance: Option<Name>, signal: i32 },
+    /// procd's `service watchdog`.
+    Watchdog { name: Name, instance: Name, mode: Option<u32>, timeout_s: Option<u32> },
+    UpdateStart { name: Name },
+    UpdateComplete { name: Name },
+}
+
+/// Something the shell must do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Prepare sockets, pipes, cgroup and plan, and tell the keeper. Comes before the first spawn, after every change
+    /// and for every instance that runs at hand-over (whose sockets and pipes are taken as they are).
+    Define { slot: u32, service: Arc<Service>, instance: Name, disposition: Disposition },
+    Dispose { slot: u32, disposition: Disposition },
+    Spawn { slot: u32, expected: u32 },
+    Signal { slot: u32, generation: u32, signal: i32, tree: bool },
+    /// Close and unlink what the slot held (sockets, notify socket, pipes), and free it in the keeper.
+    Forget { slot: u32 },
+    /// The desired state is down, held or failed: drain and close the listening sockets; Define opens them again.
+    Release { slot: u32 },
+    /// Look at the service's conditions, then report [`Event::Checked`].
+    Check { slot: u32, service: Arc<Service> },
+    /// Look until it is ready, then report `Notice::Ready`; ends with the generation.
+    Probe { slot: u32, generation: u32, kind: ReadinessKind },
+    /// Run the reload command, with a time limit.
+    ReloadCommand { slot: u32, generation: u32, command: Vec<String>, timeout: Duration },
+    /// Append to the journal, before anything that follows.
+    Record(Record),
+    Reply { id: u64, result: Result<(), Failure> },
+    /// To the log, and to whoever subscribed.
+    Publish(Happening),
+    /// All is stopped: tell the keeper.
+    Leave { kind: ShutdownKind, exit_code: u8 },
+}
+
+/// Something worth telling the log and the subscribers: `service.start` and its kind, and procd's `instance.start`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Happening {
+    pub(crate) topic: &'static str,
+    pub(crate) data: Value,
+}

@@ -1,0 +1,299 @@
+//! New, changed and vanished definitions: which instances they make, restart, change as they run, or end.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use protocol::{
+    failure::{Code, Failure},
+    keeper::SLOTS_MAX,
+    name::Name,
+    time::Moment,
+};
+
+use super::{
+    Action, Supervisor,
+    instance::{Life, State},
+    service::Entry,
+};
+use crate::settings::{Reload, Service, Source};
+
+/// How a definition came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Order {
+    /// Read from files: what a person stopped stays stopped.
+    Files,
+    /// `service set` or `add`: what it names is to run.
+    Message,
+}
+
+impl Supervisor {
+    /// The files' definitions, all of them. A service that a message set is the message's.
+    pub(super) fn redefine(&mut self, services: Vec<Arc<Service>>, now: Moment) {
+        let named: BTreeSet<&Name> = services.iter().map(|service| &service.name).collect();
+        let gone: Vec<Name> = self
+            .services
+            .values()
+            .filter(|entry| entry.service.source != Source::Message)
+            .map(|entry| entry.service.name.clone())
+            .filter(|name| !named.contains(name))
+            .collect();
+        for name in gone {
+            self.dismiss(&name);
+        }
+        let mut services = services;
+        // Lower numbers first, so that slots, conflicts and the journal follow the order of the boot.
+        services.sort_by(|a, b| (!a.core, a.start, &a.name).cmp(&(!b.core, b.start, &b.name)));
+        services.retain(|service| {
+            !self.services.get(&service.name).is_some_and(|entry| {
+                entry.service.source == Source::Message && !entry.leaving
+            })
+        });
+        // All relations are known before the first instance is looked at.
+        for service in &services {
+            self.graph.insert(service);
+        }
+        for service in services {
+            // A file that needs more slots than there are costs only itself.
+            let _ = self.apply(service, false, Order::Files, now);
+        }
+    }
+
+    /// Takes one definition. With `keep_others` the instances that it doesn't name stay as they are.
+    ///
+    /// # Errors
+    /// When there are not enough slots; then nothing has changed.
+    pub(super) fn apply(
+        &mut self,
+        service: Arc<Service>,
+        keep_others: bool,
+        order: Order,
+        now: Moment,
+    ) -> Result<(), Failure> {
+        let name = service.name.clone();
+        let (service, named) = self.merged(service, keep_others);
+        if self.before.is_none() {
+            self.check_room(&service)?;
+        }
+        self.graph.insert(&service);
+        if service.core {
+            self.core.insert(name.clone());
+        } else {
+            self.core.remove(&name);
+        }
+        let entry = self.services.entry(name.clone()).or_insert_with(|| Entry::new(service.clone()));
+        entry.service = service.clone();
+        entry.leaving = false;
+        let slots = entry.slots.clone();
+        if self.before.is_some() {
+            return Ok(());
+        }
+        for (instance, slot) in &slots {
+            if named.contains(instance) {
+                self.update(*slot, &service, order);
+            } else if let Some(life) = self.lives.get_mut(slot) {
+                if service.instances.contains_key(instance) && !life.leaving {
+                    life.service = service.clone();
+                } else {
+                    life.leaving = true;
+                    life.wanted = false;
+                }
+            }
+        }
+        let mut fresh = Vec::new();
+        for instance in service.instances.keys().filter(|name| !slots.contains_key(*name)) {
+            let slot = self.free_slot().expect("the room was checked before");
+            self.adopt_life(Life::new(slot, service.clone(), instance.clone()));
+            fresh.push(slot);
+        }
+        let free = order == Order::Message || !self.rival_wanted(&name);
+        if service.autostart && free {
+            for slot in fresh {
+                self.want(slot, now);
+            }
+            if order == Order::Message {
+                self.want_updated(&slots.into_values().collect::<Vec<_>>(), &named, now);
+            }
+        }
+        self.mark(&name);
+        self.mark_neighbours(&name);
+        self.restand(&name);
+        Ok(())
+    }
+
+    /// The definition as it will be kept, and the names of the instances that it was about.
+    fn merged(&self, service: Arc<Service>, keep_others: bool) -> (Arc<Service>, BTreeSet<Name>) {
+        let named: BTreeSet<Name> = service.instances.keys().cloned().collect();
+        let old = self.services.get(&service.name).filter(|entry| keep_others && !entry.leaving);
+        let Some(old) = old else { return (service, named) };
+        let mut merged = (*service).clone();
+        for (name, instance) in &old.service.instances {
+            merged.instances.entry(name.clone()).or_insert_with(|| instance.clone());
+        }
+        (Arc::new(merged), named)
+    }
+
+    fn check_room(&self, service: &Service) -> Result<(), Failure> {
+        let has = |name: &Name| {
+            self.services.get(&service.name).is_some_and(|entry| entry.slots.contains_key(name))
+        };
+        let needed = service.instances.keys().filter(|name| !has(name)).count();
+        let free = usize::try_from(SLOTS_MAX).unwrap_or(usize::MAX).saturating_sub(self.lives.len());
+        if needed <= free {
+            return Ok(());
+        }
+        let text = format!(
+            "service {} needs {needed} more instances, {free} of {SLOTS_MAX} are free: delete services that are not needed",
+            service.name
+        );
+        Err(Failure::new(Code::Limit, text))
+    }
+
+    /// The lowest number that no instance has.
+    pub(super) fn free_slot(&self) -> Option<u32> {
+        let mut free = 0;
+        for slot in self.lives.keys() {
+            if *slot != free {
+                break;
+            }
+            free += 1;
+        }
+        (free < SLOTS_MAX).then_some(free)
+    }
+
+    pub(super) fn adopt_life(&mut self, life: Life) {
+        if let Some(entry) = self.services.get_mut(&life.service.name) {
+            entry.slots.insert(life.name.clone(), life.slot);
+        }
+        self.dirty.insert(life.slot);
+        self.lives.insert(life.slot, life);
+    }
+
+    /// An instance that is there gets a definition that may differ.
+    fn update(&mut self, slot: u32, service: &Arc<Service>, order: Order) {
+        let Some(life) = self.lives.get_mut(&slot) else { return };
+        let old = life.settings().clone();
+        life.service = service.clone();
+        let new = life.settings();
+        let restart = old.process != new.process || old.errors != new.errors;
+        let changed = restart || old.policy != new.policy;
+        let startable = new.errors.is_empty();
+        let revived = std::mem::take(&mut life.leaving);
+        if changed {
+            life.defined = false;
+        }
+        if life.running() && !matches!(life.state, State::Stopping { .. }) {
+            match old.policy.reload {
+                Reload::Signal(signal)
+                    if restart && startable && !revived && order == Order::Message =>
+                {
+                    // procd's reload_signal: the process reads its settings itself; the new command counts from the next start on.
+                    life.made_from = life.fingerprint();
+                    let generation = life.seen.generation;
+                    self.actions.push_back(Action::Signal { slot, generation, signal, tree: false });
+                }
+                _ => life.again |= restart || revived,
+            }
+        } else if life.busy() {
+            life.again |= restart || revived;
+        } else if changed || revived {
+            life.forgive();
+        }
+        self.dirty.insert(slot);
+    }
+
+    /// `set` starts what it names, unless it is on its way anyway.
+    fn want_updated(&mut self, slots: &[u32], named: &BTreeSet<Name>, now: Moment) {
+        for slot in slots {
+            let Some(life) = self.lives.get(slot) else { continue };
+            let resting = matches!(
+                life.state,
+                State::Stopped | State::Held { .. } | State::Failed { .. } | State::Done { .. }
+            );
+            if named.contains(&life.name) && (!life.wanted || (resting && !life.busy())) {
+                self.want(*slot, now);
+            }
+        }
+    }
+
+    /// The desired state becomes up: with what it requires and wants, and without its rivals.
+    pub(super) fn want(&mut self, slot: u32, now: Moment) {
+        let Some(life) = self.lives.get_mut(&slot) else { return };
+        let name = life.service.name.clone();
+        raise(life, now);
+        self.dirty.insert(slot);
+        let mut open = vec![name.clone()];
+        let mut met = BTreeSet::from([name]);
+        while let Some(name) = open.pop() {
+            for rival in self.graph.rivals(&name).cloned().collect::<Vec<_>>() {
+                self.unwant_service(&rival);
+            }
+            let relations = self.graph.of(&name);
+            for other in relations.requires.iter().chain(&relations.wants) {
+                if !met.insert(other.clone()) {
+                    continue;
+                }
+                let Some(entry) = self.services.get(other).filter(|entry| !entry.leaving) else {
+                    continue;
+                };
+                for slot in entry.slots.values() {
+                    if let Some(life) = self.lives.get_mut(slot)
+                        && !life.leaving
+                        && (!life.wanted || life.down_for_good())
+                    {
+                        raise(life, now);
+                        self.dirty.insert(*slot);
+                    }
+                }
+                open.push(other.clone());
+            }
+            self.restand(&name);
+        }
+        for name in met {
+            self.restand(&name);
+        }
+    }
+
+    /// At boot the first of two that exclude each other runs.
+    pub(super) fn rival_wanted(&self, name: &Name) -> bool {
+        self.graph.rivals(name).filter_map(|rival| self.services.get(rival)).any(|entry| {
+            entry.slots.values().filter_map(|slot| self.lives.get(slot)).any(|life| life.wanted)
+        })
+    }
+
+    fn unwant_service(&mut self, name: &Name) {
+        let Some(entry) = self.services.get(name) else { return };
+        for slot in entry.slots.values() {
+            if let Some(life) = self.lives.get_mut(slot) {
+                life.wanted = false;
+                life.again = false;
+                self.dirty.insert(*slot);
+            }
+        }
+    }
+
+    /// The service is no longer defined: stopped, then forgotten.
+    pub(super) fn dismiss(&mut self, name: &Name) {
+        let Some(entry) = self.services.get_mut(name) else { return };
+        entry.leaving = true;
+        let slots: Vec<u32> = entry.slots.values().copied().collect();
+        for slot in slots {
+            self.dismiss_instance(slot);
+        }
+        self.core.remove(name);
+        self.restand(name);
+        self.drop_if_empty(name);
+    }
+
+    pub(super) fn dismiss_instance(&mut self, slot: u32) {
+        let Some(life) = self.lives.get_mut(&slot) else { return };
+        life.leaving = true;
+        life.wanted = false;
+        life.again = false;
+        self.dirty.insert(slot);
+    }
+}
+
+fn raise(life: &mut Life, now: Moment) {
+    life.wanted = true;
+    life.times.wanted_at = Some(now);
+    life.forgive();
+}

@@ -1,0 +1,70 @@
+//! What subscribers and the log are told.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::{Action, Happening, Supervisor, exits::exit_code, instance::Life};
+
+impl Supervisor {
+    pub(super) fn happen(&mut self, slot: u32, topic: &'static str, details: &[(&str, Value)]) {
+        let Some(life) = self.lives.get(&slot) else { return };
+        let happening = about(life, topic, details);
+        self.actions.push_back(Action::Publish(happening));
+        if topic == "service.start" {
+            let happening = about(life, "instance.start", &[]);
+            self.actions.push_back(Action::Publish(happening));
+        }
+    }
+
+    pub(super) fn happen_of(&mut self, life: &Life, topic: &'static str, details: &[(&str, Value)]) {
+        self.actions.push_back(Action::Publish(about(life, topic, details)));
+    }
+
+    pub(super) fn happen_late(&mut self, slot: u32, late: Duration) {
+        let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+        self.happen(slot, "service.late", &[("supervisor_late_ms", json!(late_ms))]);
+    }
+
+    pub(super) fn happen_respawn(&mut self, slot: u32, delay: Duration) {
+        let Some(life) = self.lives.get(&slot) else { return };
+        let count = json!(life.backoff.respawns());
+        let delay_ms = json!(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        let details = crash_details(life);
+        self.happen(slot, "service.respawn", &[("respawn_count", count), ("delay_ms", delay_ms)]);
+        self.happen(slot, "instance.respawn", &details);
+    }
+
+    pub(super) fn happen_fail(&mut self, slot: u32) {
+        let Some(life) = self.lives.get(&slot) else { return };
+        let details = crash_details(life);
+        self.happen(slot, "service.fail", &[]);
+        self.happen(slot, "instance.fail", &details);
+    }
+}
+
+/// procd's fields of `instance.respawn` and `instance.fail`.
+fn crash_details(life: &Life) -> [(&'static str, Value); 3] {
+    [
+        ("exit_code", json!(exit_code(life.seen.exit))),
+        ("respawn_count", json!(life.backoff.respawns())),
+        ("command", json!(life.settings().process.command)),
+    ]
+}
+
+fn about(life: &Life, topic: &'static str, details: &[(&str, Value)]) -> Happening {
+    let mut data = Map::new();
+    data.insert("service".to_owned(), json!(life.service.name));
+    data.insert("instance".to_owned(), json!(life.name));
+    if life.seen.pid != 0 {
+        data.insert("pid".to_owned(), json!(life.seen.pid));
+    }
+    data.insert("generation".to_owned(), json!(life.seen.generation));
+    if !life.reason.is_empty() && !topic.ends_with(".start") && !topic.ends_with(".ready") {
+        data.insert("reason".to_owned(), json!(life.reason));
+    }
+    for (key, value) in details {
+        data.insert((*key).to_owned(), value.clone());
+    }
+    Happening { topic, data: Value::Object(data) }
+}

@@ -1,0 +1,270 @@
+//! What callers ask for. A request changes desired states; who waits for the effect is answered by [`super::waiters`].
+//! Every request gets exactly one reply.
+
+use std::time::Duration;
+
+use protocol::{
+    failure::{Code, Failure},
+    name::Name,
+    time::Moment,
+};
+
+use super::{
+    Action, Request, Supervisor,
+    definitions::Order,
+    drive::RELOAD_TIMEOUT,
+    waiters::Awaited,
+};
+use crate::settings::Reload;
+
+/// procd's watchdog period, where none is given.
+const WATCHDOG_DEFAULT_S: u32 = 30;
+/// Linux' highest signal number.
+const SIGNAL_MAX: i32 = 64;
+
+/// A request's immediate outcome: done, or to be answered when these slots are so far.
+enum Outcome {
+    Done,
+    Wait(Awaited, Vec<u32>),
+}
+
+impl Supervisor {
+    pub(super) fn requested(&mut self, id: u64, request: Request, now: Moment) {
+        match self.carry_out(request, now) {
+            Ok(Outcome::Done) => self.replies.push((id, Ok(()))),
+            Ok(Outcome::Wait(awaited, slots)) => self.wait_for(id, awaited, slots, now),
+            Err(failure) => self.replies.push((id, Err(failure))),
+        }
+    }
+
+    fn carry_out(&mut self, request: Request, now: Moment) -> Result<Outcome, Failure> {
+        if self.shutdown.is_some() {
+            let text = "everything is being stopped: ask again after the next start";
+            return Err(Failure::new(Code::Cancelled, text));
+        }
+        let early = !matches!(request, Request::Set { .. } | Request::Add { .. });
+        if self.before.is_some() && early {
+            let text = "the supervisor has not taken over from the keeper yet: ask again in a second";
+            return Err(Failure::new(Code::Busy, text));
+        }
+        match request {
+            Request::Set { service } => {
+                self.apply(service, false, Order::Message, now).map(|()| Outcome::Done)
+            }
+            Request::Add { service } => {
+                if let Some(entry) = self.services.get_mut(&service.name)
+                    && let Some(unconfirmed) = &mut entry.unconfirmed
+                {
+                    unconfirmed.retain(|name| !service.instances.contains_key(name));
+                }
+                self.apply(service, true, Order::Message, now).map(|()| Outcome::Done)
+            }
+            Request::Delete { name, instance, wait } => self.delete(&name, instance.as_ref(), wait),
+            Request::Start { name, instance, wait } => {
+                let slots = self.startable(&name, instance.as_ref())?;
+                for slot in &slots {
+                    if self.lives.get(slot).is_some_and(|life| !life.wanted || !life.busy()) {
+                        self.want(*slot, now);
+                    }
+                }
+                Ok(when(wait, Awaited::Up, slots))
+            }
+            Request::Stop { name, instance, wait } => {
+                let slots = self.targets(&name, instance.as_ref())?;
+                for slot in &slots {
+                    if let Some(life) = self.lives.get_mut(slot) {
+                        life.wanted = false;
+                        life.again = false;
+                        self.dirty.insert(*slot);
+                    }
+                }
+                self.restand(&name);
+                Ok(when(wait, Awaited::Down, slots))
+            }
+            Request::Restart { name, instance, wait } => self.restart(&name, instance.as_ref(), wait, now),
+            Request::Reload { name, instance, wait } => self.reload(&name, instance.as_ref(), wait, now),
+            Request::Signal { name, instance, signal } => {
+                self.signal(name.as_ref(), instance.as_ref(), signal)
+            }
+            Request::Watchdog { name, instance, mode, timeout_s } => {
+                self.watchdog(&name, &instance, mode, timeout_s, now)
+            }
+            Request::UpdateStart { name } => {
+                self.targets(&name, None)?;
+                if let Some(entry) = self.services.get_mut(&name) {
+                    entry.unconfirmed = Some(entry.slots.keys().cloned().collect());
+                }
+                Ok(Outcome::Done)
+            }
+            Request::UpdateComplete { name } => {
+                self.targets(&name, None)?;
+                let stale = self.services.get_mut(&name).and_then(|entry| entry.unconfirmed.take());
+                for instance in stale.unwrap_or_default() {
+                    self.remove_instance(&name, &instance);
+                }
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    /// The slots that a request is about.
+    fn targets(&self, name: &Name, instance: Option<&Name>) -> Result<Vec<u32>, Failure> {
+        let entry = self.services.get(name).filter(|entry| !entry.leaving).ok_or_else(|| {
+            Failure::new(Code::NotFound, format!("there is no service {name}: `service list` shows what is defined"))
+        })?;
+        let slots: Vec<u32> = entry
+            .slots
+            .iter()
+            .filter(|(other, _)| instance.is_none_or(|instance| instance == *other))
+            .map(|(_, slot)| *slot)
+            .filter(|slot| self.lives.get(slot).is_some_and(|life| !life.leaving))
+            .collect();
+        match instance {
+            Some(instance) if slots.is_empty() => {
+                let text = format!("service {name} has no instance {instance}");
+                Err(Failure::new(Code::NotFound, text))
+            }
+            _ => Ok(slots),
+        }
+    }
+
+    /// As [`Self::targets`], but what can't work is refused at once.
+    fn startable(&self, name: &Name, instance: Option<&Name>) -> Result<Vec<u32>, Failure> {
+        let slots = self.targets(name, instance)?;
+        for life in slots.iter().filter_map(|slot| self.lives.get(slot)) {
+            let errors = &life.settings().errors;
+            if !errors.is_empty() {
+                let text = format!("instance {} of {name} can't be started: {}", life.name, errors.join("; "));
+                return Err(Failure::new(Code::Failed, text));
+            }
+        }
+        let missing = self.graph.of(name).requires.into_iter().find(|other| {
+            self.services.get(other).is_none_or(|entry| entry.leaving || entry.slots.is_empty())
+        });
+        if let Some(other) = missing {
+            let text = format!("service {name} requires {other}, which is not defined: define it first");
+            return Err(Failure::new(Code::Failed, text));
+        }
+        Ok(slots)
+    }
+
+    fn restart(&mut self, name: &Name, instance: Option<&Name>, wait: bool, now: Moment) -> Result<Outcome, Failure> {
+        let slots = self.startable(name, instance)?;
+        for slot in &slots {
+            let Some(life) = self.lives.get_mut(slot) else { continue };
+            life.again = life.busy();
+            self.want(*slot, now);
+        }
+        Ok(when(wait, Awaited::Up, slots))
+    }
+
+    fn reload(&mut self, name: &Name, instance: Option<&Name>, wait: bool, now: Moment) -> Result<Outcome, Failure> {
+        let slots = self.targets(name, instance)?;
+        let running: Vec<u32> =
+            slots.into_iter().filter(|slot| self.lives.get(slot).is_some_and(|life| life.running())).collect();
+        if running.is_empty() {
+            let text = format!("service {name} is not running: start it first");
+            return Err(Failure::new(Code::Failed, text));
+        }
+        let mut commands = Vec::new();
+        let mut restarts = Vec::new();
+        for slot in running {
+            let Some(life) = self.lives.get_mut(&slot) else { continue };
+            let generation = life.seen.generation;
+            match life.settings().policy.reload.clone() {
+                Reload::Signal(signal) => {
+                    self.actions.push_back(Action::Signal { slot, generation, signal, tree: false });
+                }
+                Reload::Command(command) => {
+                    let timeout = RELOAD_TIMEOUT;
+                    self.actions.push_back(Action::ReloadCommand { slot, generation, command, timeout });
+                    commands.push(slot);
+                }
+                Reload::None => {
+                    life.again = true;
+                    restarts.push(slot);
+                }
+            }
+        }
+        for slot in &restarts {
+            self.want(*slot, now);
+        }
+        Ok(match (commands.is_empty(), restarts.is_empty()) {
+            (false, _) => when(wait, Awaited::Reloaded { failed: false }, commands),
+            (true, false) => when(wait, Awaited::Up, restarts),
+            (true, true) => Outcome::Done,
+        })
+    }
+
+    fn signal(&mut self, name: Option<&Name>, instance: Option<&Name>, signal: i32) -> Result<Outcome, Failure> {
+        if !(1..=SIGNAL_MAX).contains(&signal) {
+            let text = format!("signal {signal} does not exist: give 1 to {SIGNAL_MAX}");
+            return Err(Failure::new(Code::InvalidArgument, text));
+        }
+        let slots = match name {
+            Some(name) => self.targets(name, instance)?,
+            None => self.lives.keys().copied().collect(),
+        };
+        let mut sent = false;
+        for life in slots.iter().filter_map(|slot| self.lives.get(slot)).filter(|life| life.running()) {
+            let (slot, generation) = (life.slot, life.seen.generation);
+            self.actions.push_back(Action::Signal { slot, generation, signal, tree: false });
+            sent = true;
+        }
+        if sent {
+            return Ok(Outcome::Done);
+        }
+        Err(Failure::new(Code::NotFound, "nothing that was named is running"))
+    }
+
+    fn watchdog(
+        &mut self,
+        name: &Name,
+        instance: &Name,
+        mode: Option<u32>,
+        timeout_s: Option<u32>,
+        now: Moment,
+    ) -> Result<Outcome, Failure> {
+        let slots = self.targets(name, Some(instance))?;
+        for slot in slots {
+            let Some(life) = self.lives.get_mut(&slot) else { continue };
+            let defined = life.settings().process.watchdog;
+            if mode.is_some() || timeout_s.is_some() {
+                // Unknown modes mean off, and no time means procd's default, as there.
+                let mode = mode.or(life.watchdog_mode).unwrap_or(1);
+                let mode = if mode > 2 { 0 } else { mode };
+                let seconds = timeout_s.filter(|seconds| *seconds > 0).unwrap_or(WATCHDOG_DEFAULT_S);
+                let seconds = if mode == 0 { 0 } else { seconds };
+                life.watchdog_mode = Some(mode);
+                life.health.ask(Duration::from_secs(u64::from(seconds)));
+            }
+            life.health.pet(defined, now);
+            self.dirty.insert(slot);
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn delete(&mut self, name: &Name, instance: Option<&Name>, wait: bool) -> Result<Outcome, Failure> {
+        let slots = self.targets(name, instance)?;
+        match instance {
+            Some(instance) => self.remove_instance(name, instance),
+            None => self.dismiss(name),
+        }
+        Ok(when(wait, Awaited::Gone, slots))
+    }
+
+    fn remove_instance(&mut self, name: &Name, instance: &Name) {
+        let Some(entry) = self.services.get_mut(name) else { return };
+        let mut service = (*entry.service).clone();
+        service.instances.remove(instance);
+        entry.service = service.into();
+        if let Some(slot) = entry.slots.get(instance).copied() {
+            self.dismiss_instance(slot);
+        }
+        self.restand(name);
+    }
+}
+
+fn when(wait: bool, awaited: Awaited, slots: Vec<u32>) -> Outcome {
+    if wait { Outcome::Wait(awaited, slots) } else { Outcome::Done }
+}

@@ -1,0 +1,190 @@
+//! Three services and everything that may happen to them, in any order: nothing is ever doubled, every request is
+//! answered once, and when it is quiet what is wanted runs and the rest does not.
+
+use proptest::{collection::vec, prelude::*};
+use protocol::keeper::{Exit, Phase};
+
+use super::*;
+
+const SERVICES: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Start(usize),
+    Stop(usize),
+    Restart(usize),
+    Reload(usize),
+    Set(usize, bool),
+    Crash(usize),
+    End(usize),
+    Ready(usize),
+    /// One report of the keeper, not all.
+    Deliver(usize),
+    Pass(u64),
+    Files(bool),
+    KillSupervisor,
+}
+
+fn files(loud: bool) -> Vec<Arc<Service>> {
+    vec![
+        notifying("a", |service| main(service).process.stdout = loud),
+        with("b", |service| service.requires = vec![name("a")]),
+        with("c", |service| {
+            service.after = vec![name("b")];
+            service.wants = vec![name("a")];
+        }),
+    ]
+}
+
+fn apply(device: &mut Device, step: Step) {
+    let request = |n: usize, wait: bool, kind: u8| {
+        let (name, instance) = (name(SERVICES[n]), None);
+        match kind {
+            0 => Request::Start { name, instance, wait },
+            1 => Request::Stop { name, instance, wait },
+            2 => Request::Restart { name, instance, wait },
+            _ => Request::Reload { name, instance, wait },
+        }
+    };
+    match step {
+        Step::Start(n) => drop(device.request(request(n, true, 0))),
+        Step::Stop(n) => drop(device.request(request(n, true, 1))),
+        Step::Restart(n) => drop(device.request(request(n, true, 2))),
+        Step::Reload(n) => drop(device.request(request(n, true, 3))),
+        Step::Set(n, loud) => {
+            let mut service = (*files(loud)[n]).clone();
+            service.source = Source::Message;
+            device.request(Request::Set { service: Arc::new(service) });
+        }
+        Step::Crash(n) | Step::End(n) => {
+            let slot = device.slot(SERVICES[n]);
+            let exit = if matches!(step, Step::End(_)) { Exit::Code(0) } else { Exit::Code(1) };
+            if device.keeper.slots.contains_key(&slot) {
+                device.keeper.end(slot, exit, device.now);
+            }
+        }
+        Step::Ready(n) => {
+            let slot = device.slot(SERVICES[n]);
+            if let Some(there) = device.keeper.slots.get(&slot) {
+                let generation = there.state.generation;
+                device.event(Event::Notify { slot, generation, notice: Notice::Ready });
+            }
+        }
+        Step::Deliver(n) => {
+            let slot = device.slot(SERVICES[n]);
+            device.deliver_one(slot);
+        }
+        Step::Pass(ms) => {
+            device.now += Duration::from_millis(ms);
+            device.machine.handle_timeout(device.now);
+            device.perform();
+        }
+        Step::Files(loud) => {
+            device.files = files(loud);
+            device.event(Event::Definitions { services: device.files.clone() });
+        }
+        Step::KillSupervisor => device.take_over(),
+    }
+}
+
+/// Lets everything come to its end, with `a` saying that it is ready whenever it is asked.
+fn come_to_rest(device: &mut Device) {
+    for _ in 0..40 {
+        device.calm();
+        if device.runs("a") {
+            device.ready("a");
+        }
+        device.advance(20 * SECOND);
+    }
+    device.calm();
+}
+
+fn check(device: &Device) {
+    for id in &device.asked {
+        assert!(device.replies.contains_key(id), "request {id} was never answered: {:?}", device.log);
+    }
+    let running = |view: &InstanceView| {
+        device.keeper.slots.get(&view.slot.slot).is_some_and(|slot| slot.state.phase == Phase::Running)
+    };
+    let views = device.machine.view(None);
+    assert_eq!(views.len(), 3);
+    for view in views {
+        match view.state {
+            "ready" => assert!(view.wanted && running(&view), "{view:?}"),
+            "done" | "held" | "failed" => assert!(!running(&view), "{view:?}"),
+            "stopped" => assert!(!view.wanted && !running(&view), "{view:?}"),
+            "waiting" => {
+                let base = device.state("a");
+                assert!(view.service.name.as_str() == "b" && base != "ready", "{view:?} beside a {base}");
+            }
+            other => panic!("at rest nothing is {other}: {view:?}"),
+        }
+    }
+}
+
+fn run(steps: &[Step]) {
+    let mut device = Device::with(files(false));
+    for step in steps {
+        apply(&mut device, *step);
+    }
+    come_to_rest(&mut device);
+    check(&device);
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let n = 0..SERVICES.len();
+    prop_oneof![
+        2 => n.clone().prop_map(Step::Start),
+        2 => n.clone().prop_map(Step::Stop),
+        2 => n.clone().prop_map(Step::Restart),
+        1 => n.clone().prop_map(Step::Reload),
+        1 => (n.clone(), any::<bool>()).prop_map(|(n, loud)| Step::Set(n, loud)),
+        2 => n.clone().prop_map(Step::Crash),
+        1 => n.clone().prop_map(Step::End),
+        2 => n.clone().prop_map(Step::Ready),
+        6 => n.prop_map(Step::Deliver),
+        2 => prop_oneof![Just(0), Just(150), Just(6_000), Just(70_000)].prop_map(Step::Pass),
+        1 => any::<bool>().prop_map(Step::Files),
+        1 => Just(Step::KillSupervisor),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_events_ends_well(steps in vec(any_step(), 0..60)) {
+        run(&steps);
+    }
+}
+
+/// Failure row 18, in full: every order of these steps, with the keeper's reports late or at once.
+#[test]
+fn every_order_of_a_dying_dependency_and_a_restart_ends_well() {
+    let steps = [
+        Step::Crash(0),
+        Step::Stop(0),
+        Step::Restart(1),
+        Step::Start(2),
+        Step::Ready(0),
+        Step::Deliver(0),
+        Step::Deliver(1),
+    ];
+    let mut order: Vec<usize> = (0..steps.len()).collect();
+    permute(&mut order, 0, &mut |order| {
+        let steps: Vec<Step> = order.iter().map(|n| steps[*n]).collect();
+        run(&steps);
+    });
+}
+
+fn permute(order: &mut Vec<usize>, from: usize, visit: &mut impl FnMut(&[usize])) {
+    if from == order.len() {
+        visit(order);
+        return;
+    }
+    for other in from..order.len() {
+        order.swap(from, other);
+        permute(order, from + 1, visit);
+        order.swap(from, other);
+    }
+}

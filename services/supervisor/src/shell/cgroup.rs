@@ -1,0 +1,151 @@
+//! One cgroup an instance, where cgroup v2 is there and we may write: `BASE/SERVICE/INSTANCE`.
+//!
+//! Nothing here is needed for a service to run: without a cgroup the keeper finds an instance's processes by session and
+//! environment, and limits are reported as not enforced.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use protocol::name::Name;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use sha2::{Digest as _, Sha256};
+
+use crate::settings::CgroupLimits;
+
+/// A quota is given to the kernel as microseconds of this period (cgroup-v2.rst, `cpu.max`).
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// Where the instances' groups are.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    base: PathBuf,
+}
+
+impl Cgroups {
+    /// Finds cgroup v2 and makes our own group in it; `None` where there is none or we may not.
+    pub(crate) fn find(run_dir: &Path, pid_one: bool) -> Option<Self> {
+        let mount = mount_point(&fs::read_to_string("/proc/self/mountinfo").ok()?)?;
+        let own = own_group(&fs::read_to_string("/proc/self/cgroup").ok()?)?;
+        let own = mount.join(own.strip_prefix("/").unwrap_or(&own));
+        let name = match pid_one {
+            true => "services".to_owned(),
+            false => format!("vestal-{}", hash_of(run_dir)),
+        };
+        let base = own.join(name);
+        match fs::create_dir(&base) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(_) => return None,
+        }
+        let cgroups = Self { base };
+        for group in [&own, &cgroups.base] {
+            enable_controllers(group);
+        }
+        cgroups.writable().then_some(cgroups)
+    }
+
+    fn writable(&self) -> bool {
+        rustix::fs::access(&self.base, rustix::fs::Access::WRITE_OK).is_ok()
+    }
+
+    /// Makes the instance's group, writes its limits and opens it for the keeper. The texts are limits that are not enforced.
+    pub(crate) fn prepare(
+        &self,
+        service: &Name,
+        instance: &Name,
+        limits: &CgroupLimits,
+    ) -> io::Result<(OwnedFd, Vec<String>)> {
+        let group = self.path(service, instance);
+        fs::create_dir_all(&group)?;
+        let wanted = [
+            ("memory.max", limits.memory.map(|bytes| bytes.to_string())),
+            ("pids.max", limits.pids.map(|count| count.to_string())),
+            ("cpu.max", limits.cpu_percent.map(cpu_max)),
+        ];
+        if wanted.iter().any(|(_, value)| value.is_some()) {
+            enable_controllers(&self.base.join(service.escaped()));
+        }
+        let mut missing = Vec::new();
+        for (file, value) in wanted {
+            // A limit that was taken out of the definition goes back to the kernel's default.
+            let text = value.as_deref().unwrap_or("max");
+            if let (Err(error), true) = (fs::write(group.join(file), text), value.is_some()) {
+                missing.push(format!("{file} = {text} is not enforced: {error}"));
+            }
+        }
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok((openat(CWD, &group, flags, Mode::empty())?, missing))
+    }
+
+    /// Removes the instance's group, and the service's when it was the last; both only when empty.
+    pub(crate) fn remove(&self, service: &Name, instance: &Name) {
+        let group = self.path(service, instance);
+        if fs::remove_dir(&group).is_ok() {
+            // Refused where another instance is left, which is right.
+            let _ = fs::remove_dir(self.base.join(service.escaped()));
+        }
+    }
+
+    fn path(&self, service: &Name, instance: &Name) -> PathBuf {
+        self.base.join(service.escaped()).join(instance.escaped())
+    }
+}
+
+/// Eight octets of the SHA-256 of the run directory's path: two copies of the suite never share a group.
+fn hash_of(run_dir: &Path) -> String {
+    let digest = Sha256::digest(run_dir.as_os_str().as_encoded_bytes());
+    digest.iter().take(8).map(|octet| format!("{octet:02x}")).collect()
+}
+
+fn cpu_max(percent: u32) -> String {
+    format!("{} {CPU_PERIOD_US}", u64::from(percent) * CPU_PERIOD_US / 100)
+}
+
+/// Each controller by itself: one that is missing doesn't keep the others away.
+fn enable_controllers(group: &Path) {
+    for controller in ["+memory", "+pids", "+cpu"] {
+        // Refused where the kernel or our parent doesn't give it; `prepare` says so when a limit needs it.
+        let _ = fs::write(group.join("cgroup.subtree_control"), controller);
+    }
+}
+
+/// The mount point of cgroup2, from proc_pid_mountinfo(5): the fifth field, with the type after the lone dash.
+fn mount_point(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        right.starts_with("cgroup2 ").then(|| left.split(' ').nth(4).map(unescape))?
+    })
+}
+
+/// Our own group in cgroup v2: the line `0::/path` of `/proc/self/cgroup` (cgroups(7)).
+fn own_group(cgroup: &str) -> Option<PathBuf> {
+    cgroup.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
+}
+
+/// Blanks in mount points are written as `\040`.
+fn unescape(field: &str) -> PathBuf {
+    PathBuf::from(field.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unified_hierarchy_is_found_beside_version_one() {
+        let text = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                    41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw,relatime - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_point(text), Some("/sys/fs/cgroup/uni fied".into()));
+        assert_eq!(mount_point("32 31 0:29 / /x rw - tmpfs tmpfs rw\n"), None);
+        assert_eq!(own_group("9:name=systemd:/\n0::/a/b\n"), Some("/a/b".into()));
+    }
+
+    #[test]
+    fn a_share_of_a_core_becomes_a_quota() {
+        assert_eq!(cpu_max(50), "50000 100000");
+        assert_eq!(cpu_max(250), "250000 100000");
+    }
+}

@@ -1,0 +1,108 @@
+//! The environment of an instance, and where its program is found.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use anyhow::Context as _;
+use daemon::places::Places;
+use protocol::name::Name;
+
+use crate::settings::Process;
+
+/// What describes our own start and must not leak into a service.
+const PRIVATE: &[&str] =
+    &["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+/// Where programs without a slash are looked for when nobody says, as for root's login shell.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Ours, then the environment files', then the definition's, then what the suite itself says.
+///
+/// # Errors
+/// An environment file that can't be read and isn't optional.
+pub(crate) fn of_instance(
+    places: &Places,
+    (service, instance): (&Name, &Name),
+    process: &Process,
+    notify: Option<&Path>,
+    socket_names: Vec<String>,
+) -> anyhow::Result<Vec<(String, String)>> {
+    let mut env: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| !PRIVATE.contains(&name.as_str()) && !name.starts_with("VESTAL_"))
+        .collect();
+    for file in &process.env_files {
+        match fs::read_to_string(&file.path) {
+            Ok(text) => env.extend(assignments(&text)),
+            Err(error) if file.optional && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("environment file {}", file.path.display()));
+            }
+        }
+    }
+    env.extend(process.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let mut put = |name: &str, value: String| drop(env.insert(name.to_owned(), value));
+    for (name, path) in places.to_env() {
+        put(name, path.to_string_lossy().into_owned());
+    }
+    put("VESTAL_SERVICE", service.to_string());
+    put("VESTAL_INSTANCE", instance.to_string());
+    if let Some(path) = notify {
+        put("NOTIFY_SOCKET", path.to_string_lossy().into_owned());
+    }
+    if let Some(period) = process.watchdog {
+        put("WATCHDOG_USEC", period.as_micros().to_string());
+    }
+    if !socket_names.is_empty() {
+        put("LISTEN_FDS", socket_names.len().to_string());
+        put("LISTEN_FDNAMES", socket_names.join(":"));
+    }
+    Ok(env.into_iter().collect())
+}
+
+/// Where the program may be, in the order of execvp(3); relative folders of PATH are left out.
+pub(crate) fn programs(command: &[String], environment: &[(String, String)]) -> Vec<String> {
+    let path = environment.iter().find(|(name, _)| name == "PATH");
+    let path = path.map_or(DEFAULT_PATH, |(_, path)| path);
+    match command.first() {
+        Some(program) if program.contains('/') => vec![program.clone()],
+        Some(program) => path
+            .split(':')
+            .filter(|folder| folder.starts_with('/'))
+            .take(protocol::keeper::plan::PROGRAMS_MAX)
+            .map(|folder| format!("{folder}/{program}"))
+            .collect(),
+        None => Vec::new(),
+    }
+}
+
+/// `NAME=value` lines; blank lines and comments are skipped, one pair of quotes around a value is taken off.
+fn assignments(text: &str) -> impl Iterator<Item = (String, String)> {
+    text.lines().filter_map(|line| {
+        let line = line.trim();
+        let (name, value) = line.split_once('=').filter(|_| !line.starts_with('#'))?;
+        let value = value.trim();
+        let quoted = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+        let name = name.trim().trim_start_matches("export ");
+        Some((name.to_owned(), quoted.unwrap_or(value).to_owned()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_without_a_slash_is_looked_for_in_the_path() {
+        let path = |text: &str| vec![("PATH".to_owned(), text.to_owned())];
+        let command = |text: &str| vec![text.to_owned()];
+        assert_eq!(programs(&command("sh"), &path("/usr/bin::bin:/bin")), ["/usr/bin/sh", "/bin/sh"]);
+        assert_eq!(programs(&command("/x/sh"), &path("/bin")), ["/x/sh"]);
+    }
+
+    #[test]
+    fn environment_files_are_read_as_people_write_them() {
+        let text = "# comment\n\nA=1\n export B = \"two words\"\nC='x=y'\nnonsense\n";
+        let read: Vec<_> = assignments(text).collect();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(read, [pair("A", "1"), pair("B", "two words"), pair("C", "x=y")]);
+    }
+}

@@ -1,0 +1,293 @@
+//! The supervisor's memory across its own death: an append-only file on tmpfs, one checksummed line of JSON a record.
+//!
+//! Layout of an entry: length u32, CRC-32 u32 (both little-endian), then that many bytes of JSON. A torn last entry, left by
+//! a kill in the middle of a write, is cut off when the file is opened; it was never acknowledged. The file is replaced by a
+//! compact one, by rename, when most of it is out of date.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use protocol::name::Name;
+use serde::{Deserialize, Serialize};
+
+use super::merge::Message;
+use crate::machine::Record;
+
+/// Compacted when it is larger than this and more than four times what is still true.
+const COMPACT_ABOVE: u64 = 256 * 1024;
+/// One entry: a message (bounded by the frame limit) and some wrapping.
+const ENTRY_MAX: usize = 2 * 1024 * 1024;
+const HEAD: usize = 8;
+
+/// One line of the journal.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+enum Entry {
+    /// The machine's memory of a slot.
+    Machine(Record),
+    /// A definition that came by message, as it is after merging.
+    Message { service: Name, message: Message },
+    /// The service's message-made definition is gone.
+    Deleted { service: Name },
+}
+
+/// What is still true: the last record of every slot, the message of every service that has one.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) slots: BTreeMap<u32, Record>,
+    pub(crate) messages: BTreeMap<Name, Message>,
+}
+
+/// The open journal.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    /// Bytes that a compact file would have, roughly: what each live key weighed last.
+    live: BTreeMap<String, usize>,
+    memory: Memory,
+    /// The last write failed: said once, and the next append tries to start the file anew.
+    broken: bool,
+}
+
+impl Journal {
+    /// Opens or creates the journal in `folder` and reads what it remembers.
+    ///
+    /// # Errors
+    /// Where the folder can't be written at all.
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let path = folder.join("journal");
+        let mut file = open(&path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let mut journal = Self {
+            path,
+            file,
+            size: 0,
+            live: BTreeMap::new(),
+            memory: Memory::default(),
+            broken: false,
+        };
+        let mut at = 0;
+        while let Some(body) = next_body(&bytes[at..]) {
+            at += HEAD + body.len();
+            match serde_json::from_slice(body) {
+                Ok(entry) => journal.remember(entry, HEAD + body.len()),
+                // Another version's: what it promised about other slots and services still counts.
+                Err(error) => tracing::warn!("journal {}: an entry is skipped: {error}", journal.path.display()),
+            }
+        }
+        if at < bytes.len() {
+            tracing::warn!(
+                "journal {}: {} bytes at its end are torn or foreign; they are dropped",
+                journal.path.display(),
+                bytes.len() - at
+            );
+            journal.file.set_len(at as u64)?;
+        }
+        journal.size = at as u64;
+        Ok(journal)
+    }
+
+    /// Reads the journal in `folder` without changing it: every whole entry must be one that we understand.
+    ///
+    /// # Errors
+    /// Where it can't be read, or an entry with a right checksum means nothing to us.
+    pub(crate) fn check(folder: &Path) -> anyhow::Result<()> {
+        let path = folder.join("journal");
+        let bytes = fs::read(&path).with_context(|| format!("journal {}", path.display()))?;
+        let mut at = 0;
+        while let Some(body) = next_body(&bytes[at..]) {
+            serde_json::from_slice::<Entry>(body)
+                .with_context(|| format!("journal {}: the entry at byte {at}", path.display()))?;
+            at += HEAD + body.len();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Appends the machine's record.
+    pub(crate) fn record(&mut self, record: Record) -> io::Result<()> {
+        self.append(Entry::Machine(record))
+    }
+
+    /// Remembers a service's message-made definition, in the place of an older one.
+    pub(crate) fn message(&mut self, service: Name, message: Message) -> io::Result<()> {
+        self.append(Entry::Message { service, message })
+    }
+
+    /// Forgets a service's message-made definition.
+    pub(crate) fn deleted(&mut self, service: Name) -> io::Result<()> {
+        if !self.memory.messages.contains_key(&service) {
+            return Ok(());
+        }
+        self.append(Entry::Deleted { service })
+    }
+
+    fn append(&mut self, entry: Entry) -> io::Result<()> {
+        let bytes = encode(&entry)?;
+        let length = bytes.len();
+        self.remember(entry, length);
+        let live: usize = self.live.values().sum();
+        let too_old = self.size > COMPACT_ABOVE && self.size > 4 * live as u64;
+        let written = if too_old || self.broken { self.compact() } else { self.write(&bytes) };
+        if let (Err(error), false) = (&written, self.broken) {
+            tracing::error!(
+                "journal {}: {error}; a restart of the supervisor may forget the latest changes",
+                self.path.display()
+            );
+        }
+        self.broken = written.is_err();
+        written
+    }
+
+    /// One write(2); what a short one left is cut off again, so that the next entry starts cleanly.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.write_all(bytes) {
+            self.file.set_len(self.size)?;
+            return Err(error);
+        }
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn compact(&mut self) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for record in self.memory.slots.values() {
+            bytes.extend(encode(&Entry::Machine(record.clone()))?);
+        }
+        for (service, message) in &self.memory.messages {
+            let entry = Entry::Message { service: service.clone(), message: message.clone() };
+            bytes.extend(encode(&entry)?);
+        }
+        let fresh = self.path.with_extension("new");
+        let _ = fs::remove_file(&fresh);
+        let mut file = open(&fresh)?;
+        file.write_all(&bytes)?;
+        fs::rename(&fresh, &self.path)?;
+        self.file = file;
+        self.size = bytes.len() as u64;
+        Ok(())
+    }
+
+    fn remember(&mut self, entry: Entry, length: usize) {
+        match entry {
+            Entry::Machine(Record::Forgotten { slot }) => {
+                self.memory.slots.remove(&slot);
+                self.live.remove(&slot.to_string());
+            }
+            Entry::Machine(Record::Instance(record)) => {
+                self.live.insert(record.slot.to_string(), length);
+                self.memory.slots.insert(record.slot, Record::Instance(record));
+            }
+            Entry::Message { service, message } => {
+                self.live.insert(format!("m{service}"), length);
+                self.memory.messages.insert(service, message);
+            }
+            Entry::Deleted { service } => {
+                self.live.remove(&format!("m{service}"));
+                self.memory.messages.remove(&service);
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
+fn encode(entry: &Entry) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(entry)?;
+    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+    let mut bytes = Vec::with_capacity(HEAD + body.len());
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(crc32fast::hash(&body).to_le_bytes());
+    bytes.extend(body);
+    Ok(bytes)
+}
+
+/// The first entry's JSON, if it is whole and its checksum is right.
+fn next_body(bytes: &[u8]) -> Option<&[u8]> {
+    let number = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let length = usize::try_from(number(0)?).ok().filter(|length| *length <= ENTRY_MAX)?;
+    let body = bytes.get(HEAD..HEAD + length)?;
+    (crc32fast::hash(body) == number(4)?).then_some(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("vestal-journal-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        folder
+    }
+
+    fn message(text: &str) -> (Name, Message) {
+        let message = Message::Toml { file: "a.toml".to_owned(), text: text.to_owned() };
+        (Name::new("a").unwrap(), message)
+    }
+
+    #[test]
+    fn the_last_entry_of_a_key_counts_after_a_restart() {
+        let folder = folder("last");
+        let mut journal = Journal::open(&folder).unwrap();
+        for text in ["old", "new"] {
+            let (name, message) = message(text);
+            journal.message(name, message).unwrap();
+        }
+        drop(journal);
+        Journal::check(&folder).unwrap();
+        let journal = Journal::open(&folder).unwrap();
+        assert_eq!(journal.memory().messages.values().next(), Some(&message("new").1));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_journal_cut_at_any_byte_opens_and_takes_new_entries() {
+        let folder = folder("cut");
+        let mut journal = Journal::open(&folder).unwrap();
+        for text in ["one", "two"] {
+            let (name, message) = message(text);
+            journal.message(name, message).unwrap();
+        }
+        drop(journal);
+        let whole = fs::read(folder.join("journal")).unwrap();
+        for cut in 0..whole.len() {
+            fs::write(folder.join("journal"), &whole[..cut]).unwrap();
+            let mut journal = Journal::open(&folder).unwrap();
+            let (name, after) = message("after");
+            journal.message(name, after.clone()).unwrap();
+            drop(journal);
+            let journal = Journal::open(&folder).unwrap();
+            assert_eq!(journal.memory().messages.values().next(), Some(&after), "cut at {cut}");
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_journal_stays_small_however_often_one_thing_changes() {
+        let folder = folder("compact");
+        let mut journal = Journal::open(&folder).unwrap();
+        let long = "x".repeat(1000);
+        for _ in 0..2000 {
+            let (name, message) = message(&long);
+            journal.message(name, message).unwrap();
+        }
+        assert!(fs::metadata(folder.join("journal")).unwrap().len() < 2 * COMPACT_ABOVE);
+        let reopened = Journal::open(&folder).unwrap();
+        assert_eq!(reopened.memory().messages.len(), 1);
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,374 @@
+//! Performs what the machine wants and tells it what happened. Decides nothing, and never waits for a service: whatever can
+//! block runs beside the loop and comes back as an [`Inbound`].
+
+mod board;
+mod calls;
+mod cgroup;
+mod channel;
+mod conditions;
+mod definitions;
+mod environment;
+mod journal;
+mod logs;
+mod merge;
+mod notify;
+mod objects;
+mod prepare;
+mod probe;
+mod reexec;
+mod reload;
+mod sockets;
+mod start;
+mod watchdog;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use daemon::{Shutdown, clock};
+use endpoint::{Incoming, Responder};
+use protocol::{
+    failure::Failure,
+    keeper::{Outcome, Phase, Report, Request as Order, SlotState},
+    name::Name,
+};
+use rustix::io::Errno;
+use tokio::{signal::unix::Signal, sync::mpsc};
+
+pub(crate) use self::{channel::Channel, definitions::check_files, reexec::check_state, start::start};
+use self::{
+    channel::Received,
+    definitions::Definitions,
+    journal::Journal,
+    notify::{Line, Notification},
+    objects::Object,
+    prepare::Workshop,
+    watchdog::Watchdog,
+};
+use crate::machine::{Action, Event, Happening, Notice, Request, Supervisor};
+
+/// What arrives beside the keeper's reports; bounded, so that a flood of calls or notifications waits at its source.
+const INBOX: usize = 256;
+
+/// How long running calls may take when the supervisor is replaced; longer ones are told to call again.
+const DRAIN_TIME: Duration = Duration::from_millis(200);
+
+/// Something from a task beside the loop.
+pub(crate) enum Inbound {
+    Notification { slot: u32, notification: Notification },
+    Call { object: Object, call: Incoming },
+    ReloadDone { slot: u32, generation: u32, ok: bool },
+}
+
+/// What a request to the keeper was about, until it is acknowledged.
+#[derive(Clone, Copy, Debug)]
+enum Pending {
+    Spawn { slot: u32 },
+    Define { slot: u32 },
+    Leave,
+    Reexec(u64),
+    Watchdog(u64),
+    Other(&'static str),
+}
+
+/// The supervisor at work.
+pub(crate) struct Shell {
+    machine: Supervisor,
+    channel: Channel,
+    pending: HashMap<u32, Pending>,
+    workshop: Workshop,
+    journal: Journal,
+    definitions: Definitions,
+    watchdog: Watchdog,
+    inbox: mpsc::Receiver<Inbound>,
+    back: mpsc::Sender<Inbound>,
+    /// The last report of every slot.
+    states: BTreeMap<u32, SlotState>,
+    /// Why a slot could not be prepared; tried again when it is to be spawned.
+    unprepared: BTreeMap<u32, (Arc<crate::settings::Service>, Name)>,
+    /// Callers that wait for the machine's answer.
+    waiting: HashMap<u64, Responder>,
+    next_id: u64,
+    keeper_pid: i32,
+    pid_one: bool,
+    supervisor_starts: u32,
+    server: endpoint::Server,
+    /// The keeper was told to leave.
+    leaving: bool,
+    /// The next supervisor was asked for; the answer has to be written first.
+    stopping_for_the_next: bool,
+}
+
+impl Shell {
+    /// Runs until the keeper was told to leave, or somebody wants only us to end.
+    pub(crate) async fn run(mut self, mut shutdown: Shutdown, mut reload: Signal) -> anyhow::Result<()> {
+        let mut reports = Vec::new();
+        let mut inbound = Vec::new();
+        loop {
+            self.carry_out();
+            self.channel.flush()?;
+            if self.leaving {
+                return Ok(());
+            }
+            if self.stopping_for_the_next {
+                self.server.drain(DRAIN_TIME).await;
+                tracing::info!("leaving; the keeper starts the supervisor that is on disk now");
+                return Ok(());
+            }
+            let deadline = [self.machine.next_deadline(), self.watchdog.next_renewal()];
+            let deadline = deadline.into_iter().flatten().min().map(clock::instant);
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => {
+                    // Only we were asked to end: the keeper starts the next one, and nothing supervised notices.
+                    tracing::info!("stopping; the keeper starts the next supervisor");
+                    return Ok(());
+                }
+                ready = self.channel.ready() => {
+                    ready?;
+                    self.channel.receive(&mut reports)?;
+                    self.take_reports(&mut reports);
+                }
+                _ = self.inbox.recv_many(&mut inbound, INBOX) => {
+                    inbound.drain(..).for_each(|one| self.take(one));
+                }
+                _ = reload.recv() => self.read_definitions(),
+                () = sleep_until(deadline), if deadline.is_some() => {
+                    self.machine.handle_timeout(clock::now());
+                    self.renew_watchdog();
+                }
+            }
+        }
+    }
+
+    fn take_reports(&mut self, reports: &mut Vec<Received>) {
+        let mut last = None;
+        for received in reports.drain(..) {
+            last = Some(received.sequence);
+            match received.report {
+                Report::Slot(state) => self.slot_changed(state),
+                Report::Ack { request, outcome } => self.acknowledged(request, outcome),
+                Report::ShutdownWanted { kind } => {
+                    tracing::info!("everything is to stop: {kind:?}");
+                    self.machine.handle_event(Event::Shutdown { kind }, clock::now());
+                }
+                // Only at hand-over, which is behind us.
+                Report::Welcome { .. } | Report::Deposit { .. } | Report::HandoverEnd => {}
+            }
+        }
+        if let Some(sequence) = last {
+            self.channel.send(&Order::Seen { sequence }, Vec::new());
+        }
+    }
+
+    fn slot_changed(&mut self, state: SlotState) {
+        let known = self.states.insert(state.slot, state);
+        if let Some(prepared) = self.workshop.slot(state.slot) {
+            let ended = known.is_some_and(|known| known.exit_generation != state.exit_generation);
+            if ended {
+                prepared.flush_log();
+                prepared.probe = None;
+            }
+            let fresh = known.is_none_or(|known| known.pid != state.pid);
+            if fresh && state.phase == Phase::Running {
+                prepared.write_pidfile(state.pid);
+            }
+        }
+        self.machine.handle_event(Event::Slot(state), clock::now());
+    }
+
+    fn acknowledged(&mut self, request: u32, outcome: Outcome) {
+        let Some(pending) = self.pending.remove(&request) else { return };
+        let refused = |slot, errno: i32| Event::SpawnRefused { slot, errno };
+        match (pending, outcome) {
+            (Pending::Leave, _) => self.leaving = true,
+            (Pending::Reexec(id), outcome) => self.answer_outcome(id, outcome),
+            (Pending::Watchdog(id), outcome) => self.watchdog_changed(id, outcome),
+            (_, Outcome::Done) => {}
+            (Pending::Spawn { slot }, outcome) => {
+                let errno = match outcome {
+                    Outcome::Errno(errno) => errno,
+                    Outcome::Full => Errno::AGAIN.raw_os_error(),
+                    _ => Errno::STALE.raw_os_error(),
+                };
+                self.machine.handle_event(refused(slot, errno), clock::now());
+            }
+            (Pending::Define { slot }, outcome) => {
+                tracing::error!("slot {slot}: the keeper refused its definition: {outcome:?}");
+            }
+            (Pending::Other(what), outcome) => tracing::debug!("keeper: {what}: {outcome:?}"),
+        }
+    }
+
+    fn take(&mut self, inbound: Inbound) {
+        match inbound {
+            Inbound::Notification { slot, notification } => self.notified(slot, notification),
+            Inbound::Call { object, call } => self.called(object, call),
+            Inbound::ReloadDone { slot, generation, ok } => {
+                self.machine.handle_event(Event::ReloadDone { slot, generation, ok }, clock::now());
+            }
+        }
+    }
+
+    fn notified(&mut self, slot: u32, notification: Notification) {
+        let Some(state) = self.states.get(&slot).copied() else { return };
+        let generation = state.generation;
+        let mut descriptors = notification.descriptors.into_iter();
+        for line in notification.lines {
+            match line {
+                Line::Notice(notice) => {
+                    if notice == Notice::Ready && let Some(prepared) = self.workshop.slot(slot) {
+                        prepared.probe = None;
+                    }
+                    self.machine.handle_event(Event::Notify { slot, generation, notice }, clock::now());
+                }
+                Line::MainPid(pid) if pid != state.pid => {
+                    self.order(&Order::Main { slot, generation, pid }, Pending::Other("main pid"));
+                }
+                Line::MainPid(_) => {}
+                Line::Store { name } => self.store(slot, &name, &mut descriptors),
+                Line::Remove { name } => {
+                    if let Err(error) = self.workshop.unstore(slot, &name, &mut self.channel) {
+                        tracing::warn!("slot {slot}: give back descriptor {name:?}: {error:#}");
+                    }
+                }
+            }
+        }
+        // What is left was sent without FDSTORE, or is a barrier: closing it is the answer.
+    }
+
+    fn store(&mut self, slot: u32, name: &str, descriptors: &mut impl Iterator<Item = std::os::fd::OwnedFd>) {
+        for descriptor in descriptors {
+            match self.workshop.store(slot, name, descriptor, &mut self.channel) {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!("slot {slot}: descriptor {name:?} is not kept: its fd-store is full");
+                }
+                Err(error) => tracing::warn!("slot {slot}: keep descriptor {name:?}: {error:#}"),
+            }
+        }
+    }
+
+    /// Performs everything the machine wants at the moment.
+    fn carry_out(&mut self) {
+        while let Some(action) = self.machine.poll_action() {
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Define { slot, service, instance, disposition } => {
+                self.define(slot, service, instance, disposition);
+            }
+            Action::Dispose { slot, disposition } => {
+                self.workshop.disposed(slot, disposition);
+                self.order(&Order::Dispose { slot, disposition }, Pending::Other("dispose"));
+            }
+            Action::Spawn { slot, expected } => self.spawn(slot, expected),
+            Action::Signal { slot, generation, signal, tree } => {
+                let order = Order::Signal { slot, generation, signal, tree };
+                self.order(&order, Pending::Other("signal"));
+            }
+            Action::Forget { slot } => {
+                self.states.remove(&slot);
+                self.unprepared.remove(&slot);
+                self.workshop.forget(slot, &mut self.channel);
+            }
+            Action::Release { slot } => self.workshop.release(slot, &mut self.channel),
+            Action::Check { slot, service } => {
+                let holds = conditions::check(&service.conditions);
+                self.machine.handle_event(Event::Checked { slot, holds }, clock::now());
+            }
+            Action::Probe { slot, generation: _, kind } => {
+                if let Some(prepared) = self.workshop.slot(slot) {
+                    let environment = prepared.environment.clone();
+                    prepared.probe = Some(probe::start(slot, kind, environment, self.back.clone()));
+                }
+            }
+            Action::ReloadCommand { slot, generation, command, timeout } => {
+                if let Some(prepared) = self.workshop.slot(slot) {
+                    reload::run(prepared, slot, generation, command, timeout, self.back.clone());
+                }
+            }
+            // A full disk was said by the journal; what runs is worth more than what is remembered of it.
+            Action::Record(record) => drop(self.journal.record(record)),
+            Action::Reply { id, result } => self.reply(id, result),
+            Action::Publish(happening) => publish(&happening),
+            Action::Leave { kind, exit_code } => {
+                self.order(&Order::Shutdown { kind, exit_code }, Pending::Leave);
+            }
+        }
+    }
+
+    fn define(
+        &mut self,
+        slot: u32,
+        service: Arc<crate::settings::Service>,
+        instance: Name,
+        disposition: protocol::keeper::Disposition,
+    ) {
+        self.unprepared.remove(&slot);
+        let again = (Arc::clone(&service), instance.clone());
+        match self.workshop.define(slot, service, instance, disposition, &mut self.channel) {
+            Ok((sequence, missing)) => {
+                self.pending.insert(sequence, Pending::Define { slot });
+                for limit in missing {
+                    tracing::warn!("service {} instance {}: {limit}", again.0.name, again.1);
+                }
+            }
+            Err(error) => {
+                tracing::error!("service {} instance {}: {error:#}", again.0.name, again.1);
+                self.unprepared.insert(slot, again);
+            }
+        }
+    }
+
+    fn spawn(&mut self, slot: u32, expected: u32) {
+        if let Some((service, instance)) = self.unprepared.remove(&slot) {
+            let disposition = self.workshop.disposition(slot);
+            self.define(slot, service, instance, disposition);
+        }
+        if self.unprepared.contains_key(&slot) {
+            let errno = Errno::ADDRNOTAVAIL.raw_os_error();
+            self.machine.handle_event(Event::SpawnRefused { slot, errno }, clock::now());
+            return;
+        }
+        self.order(&Order::Spawn { slot, expected }, Pending::Spawn { slot });
+    }
+
+    fn order(&mut self, order: &Order, pending: Pending) {
+        let sequence = self.channel.send(order, Vec::new());
+        self.pending.insert(sequence, pending);
+    }
+
+    /// Hands a request to the machine; the caller is answered when the machine answers.
+    fn ask(&mut self, request: Request, responder: Option<Responder>) {
+        self.next_id += 1;
+        let id = self.next_id;
+        if let Some(responder) = responder {
+            self.waiting.insert(id, responder);
+        }
+        self.machine.handle_event(Event::Request { id, request }, clock::now());
+    }
+
+    fn reply(&mut self, id: u64, result: Result<(), Failure>) {
+        if let Some(responder) = self.waiting.remove(&id) {
+            responder.finish(result.map(|()| serde_json::json!({})));
+        } else if let Err(failure) = result {
+            tracing::warn!("a remembered request can't be carried out any more: {failure}");
+        }
+    }
+}
+
+fn publish(happening: &Happening) {
+    tracing::info!("{} {}", happening.topic, happening.data);
+}
+
+async fn sleep_until(deadline: Option<std::time::Instant>) {
+    if let Some(deadline) = deadline {
+        tokio::time::sleep_until(deadline.into()).await;
+    }
+}

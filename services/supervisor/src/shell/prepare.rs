@@ -1,0 +1,539 @@
+//! Makes what an instance needs before it is spawned: listening sockets, notify socket, pipes, cgroup and the spawn plan.
+//!
+//! Everything has a fixed place that follows from the slot, and everything is taken as it is where it is there already:
+//! a supervisor that was restarted prepares a running instance again without touching it.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, FileTypeExt as _, chown},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use daemon::places::Places;
+use protocol::{
+    keeper::{
+        DepositName, Disposition, Request,
+        plan::{ExecSettings, Executor, Plan},
+    },
+    name::Name,
+};
+use rustix::fs::{CWD, FileType, MemfdFlags, Mode, SealFlags, mknodat};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+
+use super::{
+    Inbound,
+    cgroup::Cgroups,
+    channel::Channel,
+    environment,
+    logs::{Drain, Stream},
+    notify::{self, Listener},
+    probe::Probe,
+    sockets,
+};
+use crate::{
+    machine::identity,
+    settings::{Instance, Process, ReadinessKind, Service, Socket, UnixKind},
+};
+
+/// The folders of all slots, the sockets that the keeper holds for us, and the cgroups.
+pub(crate) struct Workshop {
+    places: Places,
+    cgroups: Option<Cgroups>,
+    /// `vestal-exec`, beside our own binary.
+    executor: PathBuf,
+    /// Our own copies of what is deposited in the keeper, by name.
+    deposits: BTreeMap<String, OwnedFd>,
+    slots: BTreeMap<u32, Prepared>,
+    inbox: mpsc::Sender<Inbound>,
+}
+
+/// What one slot has.
+pub(crate) struct Prepared {
+    pub(crate) service: Arc<Service>,
+    pub(crate) instance: Name,
+    pub(crate) probe: Option<Probe>,
+    /// As the process gets it, for probes and reload commands.
+    pub(crate) environment: Vec<(String, String)>,
+    disposition: Disposition,
+    drain: Option<Drain>,
+    notify: Option<Listener>,
+    newline: Option<Listener>,
+    /// Names of the deposited sockets that belong to the definition, in the order of their descriptors.
+    sockets: Vec<(String, Socket)>,
+    /// Names of what the service stored (FDSTORE), with the name it gave.
+    stored: Vec<(String, String)>,
+}
+
+impl Prepared {
+    /// The settings that this slot was prepared for.
+    pub(crate) fn settings(&self) -> &Instance {
+        &self.service.instances[&self.instance]
+    }
+
+    /// procd's `pidfile`; a service that only wants to be supervised isn't stopped because the file can't be written.
+    pub(crate) fn write_pidfile(&self, pid: i32) {
+        if let Some(path) = &self.settings().process.pidfile
+            && let Err(error) = fs::write(path, format!("{pid}\n"))
+        {
+            tracing::warn!("service {}: pid file {}: {error}", self.service.name, path.display());
+        }
+    }
+
+    /// The process has ended: keeps the last of what it printed.
+    pub(crate) fn flush_log(&self) {
+        if let Some(drain) = &self.drain {
+            drain.flush();
+        }
+    }
+}
+
+impl Workshop {
+    pub(crate) fn open(
+        places: Places,
+        cgroups: Option<Cgroups>,
+        executor: PathBuf,
+        inbox: mpsc::Sender<Inbound>,
+    ) -> io::Result<Self> {
+        for folder in ["pipes", "notify", "ready", "locks"] {
+            let path = places.run.join(folder);
+            match fs::DirBuilder::new().mode(0o755).create(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        let (deposits, slots) = Default::default();
+        Ok(Self { places, cgroups, executor, deposits, slots, inbox })
+    }
+
+    /// A deposit that the keeper hands over.
+    pub(crate) fn take_deposit(&mut self, name: &DepositName, descriptor: OwnedFd) {
+        self.deposits.insert(name.as_str().to_owned(), descriptor);
+    }
+
+    /// The supervisor's own listening socket: the deposited one, or a new one.
+    pub(crate) fn own_socket(&mut self, channel: &mut Channel) -> anyhow::Result<OwnedFd> {
+        const NAME: &str = "own/supervisor";
+        if !self.deposits.contains_key(NAME) {
+            let path = self.places.socket("supervisor");
+            let socket = sockets::unix(&path, UnixKind::Stream, 0o666)
+                .with_context(|| format!("listen on {}", path.display()))?;
+            self.deposit(NAME.to_owned(), socket, channel)?;
+        }
+        let socket = self.deposits[NAME].try_clone().context("copy the own socket")?;
+        rustix::io::ioctl_fionbio(&socket, true).context("make the own socket non-blocking")?;
+        Ok(socket)
+    }
+
+    pub(crate) fn slot(&mut self, slot: u32) -> Option<&mut Prepared> {
+        self.slots.get_mut(&slot)
+    }
+
+    /// Prepares a slot and tells the keeper; the texts are limits that are not enforced.
+    ///
+    /// # Errors
+    /// What is missing or taken, with its name; the slot must not be spawned then.
+    pub(crate) fn define(
+        &mut self,
+        slot: u32,
+        service: Arc<Service>,
+        instance: Name,
+        disposition: Disposition,
+        channel: &mut Channel,
+    ) -> anyhow::Result<(u32, Vec<String>)> {
+        let settings = service.instances.get(&instance).context("the service has no such instance")?;
+        let process = settings.process.clone();
+        let old = self.slots.remove(&slot);
+        let stored = old.as_ref().map(|old| old.stored.clone()).unwrap_or_else(|| self.stored_of(slot));
+        let (probe, drain, listener, newline, old_sockets) = match old {
+            Some(old) => (old.probe, old.drain, old.notify, old.newline, old.sockets),
+            None => (None, None, None, None, Vec::new()),
+        };
+        let sockets = self.open_sockets(slot, &process.sockets, old_sockets, channel)?;
+        let notify = wants_notify(&process).then(|| self.place("notify", slot));
+        let names = sockets.iter().map(|(_, socket)| socket.name.clone());
+        let names = names.chain(stored.iter().map(|(_, name)| name.clone())).collect();
+        let environment = environment::of_instance(
+            &self.places,
+            (&service.name, &instance),
+            &process,
+            notify.as_deref(),
+            names,
+        )?;
+        let mut prepared = Prepared {
+            service,
+            instance,
+            probe,
+            environment,
+            disposition,
+            drain,
+            notify: listener,
+            newline,
+            sockets,
+            stored,
+        };
+        self.open_streams(slot, &mut prepared, &process, channel)?;
+        let told = self.tell_keeper(slot, &prepared, &process, channel);
+        self.slots.insert(slot, prepared);
+        told
+    }
+
+    /// Frees everything of a slot, here and in the keeper.
+    pub(crate) fn forget(&mut self, slot: u32, channel: &mut Channel) {
+        self.release(slot, channel);
+        if let Some(prepared) = self.slots.remove(&slot) {
+            prepared.flush_log();
+            if let Some(cgroups) = &self.cgroups {
+                cgroups.remove(&prepared.service.name, &prepared.instance);
+            }
+        }
+        self.withdraw(&format!("s{slot}/"), channel);
+        for path in [self.pipe(slot, "out"), self.pipe(slot, "err"), self.place("notify", slot), self.place("ready", slot), self.place("locks", slot)] {
+            // Most slots have only some of them.
+            let _ = fs::remove_file(path);
+        }
+        channel.send(&Request::Forget { slot }, Vec::new());
+    }
+
+    /// Nobody will serve them: turns waiting callers away and closes the listening sockets.
+    pub(crate) fn release(&mut self, slot: u32, channel: &mut Channel) {
+        let Some(prepared) = self.slots.get_mut(&slot) else { return };
+        if let Some(path) = &prepared.settings().process.pidfile {
+            // Somebody may have removed it already.
+            let _ = fs::remove_file(path);
+        }
+        for (name, socket) in std::mem::take(&mut prepared.sockets) {
+            if let Some(listener) = self.deposits.remove(&name) {
+                sockets::turn_away(&listener);
+            }
+            sockets::unlink(&socket);
+            if let Ok(name) = DepositName::new(&name) {
+                channel.send(&Request::Withdraw { name }, Vec::new());
+            }
+        }
+    }
+
+    /// Keeps a descriptor that the service stored; `false` where its definition doesn't allow (any more of) it.
+    pub(crate) fn store(
+        &mut self,
+        slot: u32,
+        name: &str,
+        descriptor: OwnedFd,
+        channel: &mut Channel,
+    ) -> anyhow::Result<bool> {
+        let Some(prepared) = self.slots.get_mut(&slot) else { return Ok(false) };
+        let allowed = usize::try_from(prepared.settings().process.fd_store).unwrap_or(usize::MAX);
+        if prepared.stored.len() >= allowed {
+            return Ok(false);
+        }
+        let free = (0..).find(|number| {
+            let deposit = format!("s{slot}/f{number}/{name}");
+            prepared.stored.iter().all(|(taken, _)| *taken != deposit)
+        });
+        let deposit = format!("s{slot}/f{}/{name}", free.unwrap_or(0));
+        prepared.stored.push((deposit.clone(), name.to_owned()));
+        self.deposit(deposit, descriptor, channel)?;
+        self.define_again(slot, channel).map(|()| true)
+    }
+
+    /// Gives back what the service stored under this name.
+    pub(crate) fn unstore(&mut self, slot: u32, name: &str, channel: &mut Channel) -> anyhow::Result<()> {
+        let Some(prepared) = self.slots.get_mut(&slot) else { return Ok(()) };
+        let (gone, kept) = std::mem::take(&mut prepared.stored).into_iter().partition(|(_, its)| its == name);
+        prepared.stored = kept;
+        let gone: Vec<(String, String)> = gone;
+        // The new plan first: one that names a withdrawn descriptor couldn't be spawned.
+        self.define_again(slot, channel)?;
+        for (deposit, _) in gone {
+            self.deposits.remove(&deposit);
+            channel.send(&Request::Withdraw { name: DepositName::new(&deposit)? }, Vec::new());
+        }
+        Ok(())
+    }
+
+    /// How the keeper was last told to answer.
+    pub(crate) fn disposition(&self, slot: u32) -> Disposition {
+        self.slots.get(&slot).map(|prepared| prepared.disposition).unwrap_or_default()
+    }
+
+    /// The machine changed how the keeper answers; remembered for the next Define of our own.
+    pub(crate) fn disposed(&mut self, slot: u32, disposition: Disposition) {
+        if let Some(prepared) = self.slots.get_mut(&slot) {
+            prepared.disposition = disposition;
+        }
+    }
+
+    fn define_again(&mut self, slot: u32, channel: &mut Channel) -> anyhow::Result<()> {
+        let Some(prepared) = self.slots.get(&slot) else { return Ok(()) };
+        let (service, instance) = (Arc::clone(&prepared.service), prepared.instance.clone());
+        self.define(slot, service, instance, prepared.disposition, channel).map(drop)
+    }
+
+    fn deposit(&mut self, name: String, descriptor: OwnedFd, channel: &mut Channel) -> anyhow::Result<()> {
+        let request = Request::Deposit { name: DepositName::new(&name)? };
+        channel.send(&request, vec![descriptor.try_clone().context("copy a descriptor")?]);
+        self.deposits.insert(name, descriptor);
+        Ok(())
+    }
+
+    fn withdraw(&mut self, prefix: &str, channel: &mut Channel) {
+        let names: Vec<_> = self.deposits.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+        for name in names {
+            self.deposits.remove(&name);
+            if let Ok(name) = DepositName::new(&name) {
+                channel.send(&Request::Withdraw { name }, Vec::new());
+            }
+        }
+    }
+
+    /// What an earlier supervisor stored for this slot: `sSLOT/fNUMBER/NAME`.
+    fn stored_of(&self, slot: u32) -> Vec<(String, String)> {
+        let prefix = format!("s{slot}/f");
+        let of_slot = self.deposits.keys().filter(|name| name.starts_with(&prefix));
+        of_slot
+            .filter_map(|name| Some((name.clone(), name.splitn(3, '/').nth(2)?.to_owned())))
+            .collect()
+    }
+
+    /// The definition's sockets: those that are there stay, others are bound, those that are no longer wanted are closed.
+    fn open_sockets(
+        &mut self,
+        slot: u32,
+        wanted: &[Socket],
+        old: Vec<(String, Socket)>,
+        channel: &mut Channel,
+    ) -> anyhow::Result<Vec<(String, Socket)>> {
+        let wanted: Vec<_> = wanted.iter().map(|socket| (socket_deposit(slot, socket), socket.clone())).collect();
+        for (name, socket) in old {
+            if wanted.iter().all(|(kept, _)| *kept != name) {
+                self.withdraw(&name, channel);
+                sockets::unlink(&socket);
+            }
+        }
+        for (name, socket) in &wanted {
+            if !self.deposits.contains_key(name) {
+                let listener = sockets::open(socket)
+                    .with_context(|| format!("socket {:?}: listen on {:?}", socket.name, socket.listen))?;
+                self.deposit(name.clone(), listener, channel)?;
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Log pipes, readiness pipe and notify socket, as far as the definition wants them.
+    fn open_streams(
+        &mut self,
+        slot: u32,
+        prepared: &mut Prepared,
+        process: &Process,
+        channel: &mut Channel,
+    ) -> anyhow::Result<()> {
+        let owner = process.user.as_ref().map(|user| (user.uid, user.gid));
+        let mut pipes = Vec::new();
+        for (wanted, stream, name) in [(process.stdout, Stream::Out, "out"), (process.stderr, Stream::Err, "err")] {
+            if wanted {
+                let path = self.pipe(slot, name);
+                make_fifo(&path, owner).with_context(|| format!("log pipe {}", path.display()))?;
+                pipes.push((stream, path));
+            }
+        }
+        if pipes.is_empty() {
+            prepared.drain = None;
+        } else if prepared.drain.is_none() {
+            let file = self.log_file(&prepared.service.name, &prepared.instance);
+            prepared.drain = Some(Drain::start(file, &pipes).context("open the log pipes")?);
+        }
+        match process.readiness.kind {
+            ReadinessKind::Fd(_) if prepared.newline.is_none() => {
+                let path = self.place("ready", slot);
+                make_fifo(&path, owner).with_context(|| format!("readiness pipe {}", path.display()))?;
+                prepared.newline = Some(notify::listen_newline(slot, &path, self.inbox.clone())?);
+            }
+            ReadinessKind::Fd(_) => {}
+            _ => prepared.newline = None,
+        }
+        if !wants_notify(process) {
+            prepared.notify = None;
+        } else if prepared.notify.is_none() {
+            let socket = self.notify_socket(slot, owner, channel)?;
+            prepared.notify = Some(notify::listen(slot, socket, self.inbox.clone())?);
+        }
+        Ok(())
+    }
+
+    fn notify_socket(
+        &mut self,
+        slot: u32,
+        owner: Option<(u32, u32)>,
+        channel: &mut Channel,
+    ) -> anyhow::Result<OwnedFd> {
+        let name = format!("s{slot}/notify");
+        if !self.deposits.contains_key(&name) {
+            let path = self.place("notify", slot);
+            // The name is the slot's own: whatever is there belongs to an instance that has left it.
+            let _ = fs::remove_file(&path);
+            let socket = sockets::unix(&path, UnixKind::Datagram, 0o600)
+                .with_context(|| format!("notify socket {}", path.display()))?;
+            if let Some((uid, gid)) = owner {
+                chown(&path, Some(uid), Some(gid)).context("give the notify socket to its user")?;
+            }
+            self.deposit(name.clone(), socket, channel)?;
+        }
+        self.deposits[&name].try_clone().context("copy the notify socket")
+    }
+
+    fn tell_keeper(
+        &self,
+        slot: u32,
+        prepared: &Prepared,
+        process: &Process,
+        channel: &mut Channel,
+    ) -> anyhow::Result<(u32, Vec<String>)> {
+        let null = || "/dev/null".to_owned();
+        let pipe = |wanted, name| match wanted {
+            true => self.pipe(slot, name).to_string_lossy().into_owned(),
+            false => null(),
+        };
+        let plan = Plan {
+            programs: environment::programs(&process.command, &prepared.environment),
+            argv: process.command.clone(),
+            env: prepared.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            directory: process.directory.to_string_lossy().into_owned(),
+            stdin: null(),
+            stdout: pipe(process.stdout, "out"),
+            stderr: pipe(process.stderr, "err"),
+            lock: self.place("locks", slot).to_string_lossy().into_owned(),
+            sockets: prepared.sockets.iter().map(|(name, _)| name).chain(prepared.stored.iter().map(|(name, _)| name)).cloned().collect(),
+            ready: match process.readiness.kind {
+                ReadinessKind::Fd(number) => {
+                    Some((self.place("ready", slot).to_string_lossy().into_owned(), number))
+                }
+                _ => None,
+            },
+            executor: executor(process, &self.executor),
+        };
+        let mut descriptors = vec![sealed("vestal-plan", &plan.encode()?)?];
+        let mut missing = Vec::new();
+        if let Some(cgroups) = &self.cgroups {
+            let (group, not_enforced) = cgroups
+                .prepare(&prepared.service.name, &prepared.instance, &process.cgroup)
+                .context("make the cgroup")?;
+            descriptors.push(group);
+            missing = not_enforced;
+        } else if process.cgroup != Default::default() {
+            missing.push("memory, pids and cpu limits are not enforced: no writable cgroup v2".to_owned());
+        }
+        let define = Request::Define {
+            slot,
+            identity: identity(&prepared.service.name, &prepared.instance),
+            disposition: prepared.disposition,
+            cgroup: descriptors.len() > 1,
+        };
+        Ok((channel.send(&define, descriptors), missing))
+    }
+
+    fn place(&self, folder: &str, slot: u32) -> PathBuf {
+        self.places.run.join(folder).join(slot.to_string())
+    }
+
+    fn pipe(&self, slot: u32, name: &str) -> PathBuf {
+        self.places.run.join("pipes").join(format!("{slot}.{name}"))
+    }
+
+    fn log_file(&self, service: &Name, instance: &Name) -> PathBuf {
+        let name = format!("{}.{}.log", service.escaped(), instance.escaped());
+        self.places.state.join("supervisor/log").join(name)
+    }
+}
+
+/// The notify socket is made only for those who use it: a thousand plain services need no thousand sockets.
+fn wants_notify(process: &Process) -> bool {
+    process.readiness.kind == ReadinessKind::Notify || process.watchdog.is_some() || process.fd_store > 0
+}
+
+/// A socket's name in the keeper follows from all that a change of would need another socket.
+fn socket_deposit(slot: u32, socket: &Socket) -> String {
+    let text = format!("{} {:?} {:o}", socket.name, socket.listen, socket.mode);
+    let digest = Sha256::digest(text.as_bytes());
+    let hash: String = digest.iter().take(8).map(|octet| format!("{octet:02x}")).collect();
+    format!("s{slot}/l{hash}")
+}
+
+/// Only what needs it goes through the executor: everything else is spawned directly.
+fn executor(process: &Process, path: &Path) -> Option<Executor> {
+    let own = rustix::process::geteuid().as_raw();
+    let user = process.user.as_ref().filter(|user| own == 0 || user.uid != own);
+    let settings = ExecSettings {
+        uid: user.map(|user| user.uid),
+        gid: user.map(|user| user.gid),
+        groups: user.map(|user| user.groups.clone()),
+        nice: process.nice,
+        oom_score_adj: process.oom_score_adj,
+        limits: process.limits.iter().map(|(limit, (soft, hard))| (*limit, *soft, *hard)).collect(),
+        capabilities: process.capabilities,
+        no_new_privileges: process.no_new_privileges,
+        umask: process.umask,
+        read_only_paths: process.read_only_paths.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+    };
+    (settings != ExecSettings::default())
+        .then(|| Executor { path: path.to_string_lossy().into_owned(), settings })
+}
+
+/// A FIFO that belongs to the service, so that it may open `/dev/stdout` itself.
+fn make_fifo(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_fifo() => {}
+        Ok(_) => {
+            fs::remove_file(path)?;
+            mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        }
+        Err(_) => mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?,
+    }
+    match owner {
+        Some((uid, gid)) => chown(path, Some(uid), Some(gid)),
+        None => Ok(()),
+    }
+}
+
+/// A memfd that nobody can change any more.
+fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    use io::Write as _;
+    let memfd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = fs::File::from(memfd);
+    file.write_all(bytes)?;
+    let memfd = OwnedFd::from(file);
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&memfd, seals)?;
+    Ok(memfd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_services_need_no_executor_and_no_notify_socket() {
+        let plain = Process::default();
+        assert_eq!(executor(&plain, Path::new("/x")), None);
+        assert!(!wants_notify(&plain));
+        let nice = Process { nice: Some(5), ..Process::default() };
+        assert!(executor(&nice, Path::new("/x")).is_some());
+    }
+
+    #[test]
+    fn another_address_is_another_socket() {
+        let socket = |mode| Socket {
+            name: "control".to_owned(),
+            listen: crate::settings::Listen::Unix { path: "/x".into(), kind: UnixKind::Stream },
+            mode,
+        };
+        assert_eq!(socket_deposit(1, &socket(0o600)), socket_deposit(1, &socket(0o600)));
+        assert_ne!(socket_deposit(1, &socket(0o600)), socket_deposit(1, &socket(0o666)));
+    }
+}

@@ -1,0 +1,88 @@
+//! Looks whether an instance can serve, for services that don't say so themselves: a connection that is accepted, or a
+//! command that succeeds.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+};
+use tokio::{net::TcpStream, process::Command, sync::mpsc, task::JoinHandle};
+
+use super::{
+    Inbound,
+    notify::{Line, Notification},
+};
+use crate::{machine::Notice, settings::ReadinessKind};
+
+/// The first look comes at once, then after this, doubling up to [`INTERVAL_MAX`].
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// One look may take this long; a listener that accepts nothing for so long isn't ready.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// Looks until ready; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Probe(JoinHandle<()>);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Starts looking. `environment` is the service's, for commands.
+pub(crate) fn start(
+    slot: u32,
+    kind: ReadinessKind,
+    environment: Vec<(String, String)>,
+    inbox: mpsc::Sender<Inbound>,
+) -> Probe {
+    Probe(tokio::spawn(async move {
+        let mut interval = INTERVAL_MIN;
+        while !tokio::time::timeout(LOOK_MAX, is_ready(&kind, &environment)).await.unwrap_or(false) {
+            tokio::time::sleep(interval).await;
+            interval = INTERVAL_MAX.min(interval * 2);
+        }
+        let lines = vec![Line::Notice(Notice::Ready)];
+        let notification = Notification { lines, descriptors: Vec::new() };
+        // Nobody listens where the supervisor is leaving.
+        let _ = inbox.send(Inbound::Notification { slot, notification }).await;
+    }))
+}
+
+async fn is_ready(kind: &ReadinessKind, environment: &[(String, String)]) -> bool {
+    match kind {
+        ReadinessKind::Tcp(address) => TcpStream::connect(address).await.is_ok(),
+        ReadinessKind::Unix(path) => accepts(path),
+        ReadinessKind::Command(command) => succeeds(command, environment).await,
+        // These say it themselves; the machine asks for no probe.
+        ReadinessKind::Exec | ReadinessKind::Notify | ReadinessKind::Fd(_) => false,
+    }
+}
+
+/// A full backlog counts as ready: somebody listens.
+fn accepts(path: &Path) -> bool {
+    let Ok(address) = SocketAddrUnix::new(path) else { return false };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    [SocketType::STREAM, SocketType::SEQPACKET, SocketType::DGRAM].into_iter().any(|kind| {
+        socket_with(AddressFamily::UNIX, kind, flags, None).is_ok_and(|socket| {
+            matches!(connect(&socket, &address), Ok(()) | Err(Errno::AGAIN))
+        })
+    })
+}
+
+async fn succeeds(command: &[String], environment: &[(String, String)]) -> bool {
+    let Some((program, args)) = command.split_first() else { return false };
+    Command::new(program)
+        .args(args)
+        .env_clear()
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .status()
+        .await
+        .is_ok_and(|status| status.success())
+}

@@ -1,0 +1,166 @@
+//! From nothing to a running supervisor: takes what the keeper hands over, remembers what was promised, reads what is wanted.
+
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use daemon::{Context, clock, places::Places};
+use protocol::keeper::{Report, Request as Order, SlotState, VERSION};
+use tokio::sync::mpsc;
+
+use super::{
+    Channel, INBOX, Inbound, Shell,
+    cgroup::Cgroups,
+    channel::Received,
+    definitions::Definitions,
+    journal::Journal,
+    objects::{Forward, Object},
+    prepare::Workshop,
+    watchdog::Watchdog,
+};
+use crate::machine::{Event, Request, Supervisor};
+
+/// A keeper that says nothing for so long is not one.
+const HANDOVER_TIME: Duration = Duration::from_secs(10);
+
+/// What the keeper said first.
+struct Handover {
+    keeper_pid: i32,
+    pid_one: bool,
+    supervisor_starts: u32,
+    slots: BTreeMap<u32, SlotState>,
+    deposits: Vec<(protocol::keeper::DepositName, OwnedFd)>,
+}
+
+/// Takes over and returns a supervisor that has decided, but not yet done anything.
+pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<Shell> {
+    let mut channel = Channel::new(channel)?;
+    let handover = tokio::time::timeout(HANDOVER_TIME, take_over(&mut channel))
+        .await
+        .context("the keeper handed nothing over in time")??;
+    let (back, inbox) = mpsc::channel(INBOX);
+    let places = daemon.places.clone();
+    let journal = Journal::open(&places.run.join("supervisor"))
+        .with_context(|| format!("open the journal in {}", places.run.display()))?;
+    let rescue = daemon.options.has("rescue");
+    let mut definitions = Definitions::new(&places, &programs()?, rescue);
+    let cgroups = Cgroups::find(&places.run, handover.pid_one);
+    let executor = programs()?.join("vestal-exec");
+    let mut workshop = Workshop::open(places.clone(), cgroups, executor, back.clone())
+        .with_context(|| format!("make folders in {}", places.run.display()))?;
+    for (name, descriptor) in handover.deposits {
+        workshop.take_deposit(&name, descriptor);
+    }
+
+    let machine = remember(&journal, &mut definitions, &handover.slots);
+    let server = serve(&places, &mut workshop, &mut channel, &back)?;
+    Ok(Shell {
+        machine,
+        channel,
+        pending: Default::default(),
+        workshop,
+        journal,
+        definitions,
+        watchdog: Watchdog::default(),
+        inbox,
+        back,
+        states: handover.slots,
+        unprepared: BTreeMap::new(),
+        waiting: Default::default(),
+        next_id: 0,
+        keeper_pid: handover.keeper_pid,
+        pid_one: handover.pid_one,
+        supervisor_starts: handover.supervisor_starts,
+        server,
+        leaving: false,
+        stopping_for_the_next: false,
+    })
+}
+
+/// Everything that a supervisor before us had decided, and everything that is wanted now.
+fn remember(
+    journal: &Journal,
+    definitions: &mut Definitions,
+    slots: &BTreeMap<u32, SlotState>,
+) -> Supervisor {
+    let now = clock::now();
+    let mut machine = Supervisor::new(now);
+    machine.restore(journal.memory().slots.values().cloned());
+    machine.handle_event(Event::Definitions { services: definitions.read() }, now);
+    for (name, message) in &journal.memory().messages {
+        match message.read(name, definitions) {
+            Ok(service) => {
+                let request = Request::Set { service: Arc::new(service) };
+                machine.handle_event(Event::Request { id: 0, request }, now);
+            }
+            // It was accepted once: by another version, or with a user that is gone now.
+            Err(failure) => tracing::error!("service {name}: its remembered definition is refused now: {failure}"),
+        }
+    }
+    for state in slots.values() {
+        machine.handle_event(Event::Slot(*state), now);
+    }
+    machine.handover_complete(now);
+    machine
+}
+
+fn serve(
+    places: &Places,
+    workshop: &mut Workshop,
+    channel: &mut Channel,
+    back: &mpsc::Sender<Inbound>,
+) -> anyhow::Result<endpoint::Server> {
+    let server = endpoint::Server::new(endpoint::Settings::default()).context("make the endpoint")?;
+    for (name, object) in [("service", Object::Service), ("system", Object::System)] {
+        server.add(name, Forward { object, inbox: back.clone() })?;
+    }
+    let socket = workshop.own_socket(channel)?;
+    server
+        .listen(socket.into())
+        .with_context(|| format!("serve {}", places.socket("supervisor").display()))?;
+    Ok(server)
+}
+
+async fn take_over(channel: &mut Channel) -> anyhow::Result<Handover> {
+    let mut handover = None;
+    let mut ended = false;
+    let mut reports = Vec::new();
+    loop {
+        channel.ready().await?;
+        channel.receive(&mut reports)?;
+        for Received { sequence, report, descriptor } in reports.drain(..) {
+            channel.send(&Order::Seen { sequence }, Vec::new());
+            match (report, &mut handover) {
+                (Report::Welcome { version, keeper_pid, pid_one, supervisor_starts }, None) => {
+                    ensure!(
+                        version == VERSION,
+                        "the keeper speaks version {version} of the channel, we speak {VERSION}: install both from one release"
+                    );
+                    handover = Some(Handover {
+                        keeper_pid,
+                        pid_one,
+                        supervisor_starts,
+                        slots: BTreeMap::new(),
+                        deposits: Vec::new(),
+                    });
+                }
+                (Report::Slot(state), Some(handover)) => drop(handover.slots.insert(state.slot, state)),
+                (Report::Deposit { name }, Some(handover)) => {
+                    let descriptor = descriptor.context("a deposit came without its descriptor")?;
+                    handover.deposits.push((name, descriptor));
+                }
+                (Report::HandoverEnd, Some(_)) => ended = true,
+                (report, _) => bail!("{report:?} in the middle of the hand-over"),
+            }
+        }
+        channel.flush()?;
+        if ended && let Some(handover) = handover.take() {
+            return Ok(handover);
+        }
+    }
+}
+
+/// The folder of our own binary: the suite's other programs are beside it.
+pub(crate) fn programs() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("find our own binary")?;
+    Ok(own.parent().context("our own binary is in no folder")?.to_owned())
+}
