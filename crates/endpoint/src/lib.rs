@@ -51,8 +51,8 @@ pub use crate::{
     client::{CallOptions, Client, Event, Options, Received, Stream},
     error::CallError,
     server::{
-        AddError, Caller, Chunks, Counters, Ended, Incoming, Peer, Policy, Responder, Serve, Server,
-        Settings, root_and_own_user,
+        AddError, Caller, Chunks, Counters, Ended, Incoming, Peer, Policy, Responder, Serve,
+        Server, Settings, root_and_own_user,
     },
 };
 pub use protocol::{

@@ -213,8 +213,7 @@ fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let got =
-        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(into)], &mut control, flags)?;
+    let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(into)], &mut control, flags)?;
     let mut fds = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -300,8 +299,7 @@ impl Outbox {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             control.push(SendAncillaryMessage::ScmRights(&fds));
-            self.sent +=
-                rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)?;
+            self.sent += rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)?;
             self.marks.pop_front();
         } else {
             self.sent += rustix::net::send(socket, bytes, flags)?;

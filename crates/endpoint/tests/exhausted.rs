@@ -19,9 +19,8 @@ async fn without_descriptors_callers_are_turned_away_and_served_again_later() {
     let mut hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     // One for the caller's own socket; the server's accept finds none.
     hoard.pop();
-    let call = tokio::spawn(async move {
-        client.call("", "_objects", &(), CallOptions::default()).await
-    });
+    let call =
+        tokio::spawn(async move { client.call("", "_objects", &(), CallOptions::default()).await });
     while server.counters().out_of_descriptors == 0 {
         tokio::task::yield_now().await;
     }

@@ -174,7 +174,8 @@ mod tests {
 
     #[test]
     fn a_frame_is_taken_only_when_it_is_complete() {
-        let bytes = frame(&Message::Event(crate::message::Event { topic: "a", lost: 0, data: b"{}" }), 0);
+        let bytes =
+            frame(&Message::Event(crate::message::Event { topic: "a", lost: 0, data: b"{}" }), 0);
         for short in 0..bytes.len() {
             assert_eq!(decode(&bytes[..short]), Ok(None), "{short} bytes");
         }

@@ -56,18 +56,27 @@ pub struct Object<'a> {
     pub hash: u64,
 }
 
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Agreed {
+    pub major: u8,
+    pub minor: u16,
+    pub features: u64,
+}
+
 impl Hello {
     /// What this build says.
     pub const OURS: Self = Self { min_major: MAJOR, max_major: MAJOR, minor: MINOR, features: 0 };
 
-    /// The highest version both sides have.
+    /// What both sides have: the highest version, the lower minor one, the common features.
     ///
     /// # Errors
     /// The sentence for Goodbye, which names both ranges.
-    pub fn agree(&self, theirs: &Self) -> Result<u8, String> {
+    pub fn agree(&self, theirs: &Self) -> Result<Agreed, String> {
         let major = self.max_major.min(theirs.max_major);
         if major >= self.min_major && major >= theirs.min_major {
-            return Ok(major);
+            let minor = self.minor.min(theirs.minor);
+            return Ok(Agreed { major, minor, features: self.features & theirs.features });
         }
         Err(format!(
             "no common major version: this side speaks {} to {}, the other {} to {}",
@@ -100,8 +109,9 @@ mod tests {
 
     #[test]
     fn the_highest_common_version_is_chosen() {
-        assert_eq!(range(1, 3).agree(&range(2, 5)), Ok(3));
-        assert_eq!(range(1, 1).agree(&range(1, 1)), Ok(1));
+        let agree = |ours: Hello, theirs| ours.agree(&theirs).unwrap().major;
+        assert_eq!(agree(range(1, 3), range(2, 5)), 3);
+        assert_eq!(agree(range(1, 1), range(1, 1)), 1);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 
 use bincode::{BorrowDecode, Encode, error::EncodeError};
 
-pub use crate::hello::{Goodbye, Hello, Object, Welcome};
 use crate::frame::{self, Body, CHUNK_MAX, FDS_MAX, FrameError, MAJOR, PAYLOAD_MAX};
+pub use crate::hello::{Goodbye, Hello, Object, Welcome};
 
 /// Longest method name, in bytes.
 pub const METHOD_MAX: usize = 128;

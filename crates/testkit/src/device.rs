@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    os::unix::{
+        fs::chown,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -19,6 +22,8 @@ pub struct Device {
     keeper: Option<Child>,
     user: Option<u32>,
     keeper_args: Vec<String>,
+    processes_max: Option<u32>,
+    programs: Option<PathBuf>,
 }
 
 /// What a run of `vestalctl` gave.
@@ -54,26 +59,46 @@ impl Device {
         for name in ["run", "etc/services.d"] {
             fs::create_dir_all(folder.path().join(name)).expect("the scratch folder is ours");
         }
-        Self { folder, keeper: None, user: None, keeper_args: Vec::new() }
+        Self {
+            folder,
+            keeper: None,
+            user: None,
+            keeper_args: Vec::new(),
+            processes_max: None,
+            programs: None,
+        }
     }
 
     /// As [`Device::new`], but run by an ordinary user: `nobody` where the test is root, else whoever runs the test.
     #[must_use]
     pub fn of_an_ordinary_user() -> Self {
+        const NOBODY: u32 = 65534;
+        match rustix::process::geteuid().is_root() {
+            true => Self::of_user(NOBODY),
+            false => Self::new(),
+        }
+    }
+
+    /// As [`Device::new`], but run by this user; only root can do that.
+    #[must_use]
+    pub fn of_user(user: u32) -> Self {
         let mut device = Self::new();
-        if rustix::process::geteuid().is_root() {
-            const NOBODY: u32 = 65534;
-            device.user = Some(NOBODY);
-            for path in ["", "run", "etc", "etc/services.d"] {
-                std::os::unix::fs::chown(
-                    device.folder.path().join(path),
-                    Some(NOBODY),
-                    Some(NOBODY),
-                )
+        device.user = Some(user);
+        for path in ["", "run", "etc", "etc/services.d"] {
+            chown(device.folder.path().join(path), Some(user), Some(user))
                 .expect("root may give a folder away");
-            }
         }
         device
+    }
+
+    /// The keeper's user may have at most this many processes and threads (RLIMIT_NPROC).
+    pub fn limit_processes(&mut self, most: u32) {
+        self.processes_max = Some(most);
+    }
+
+    /// Uses the suite's programs of this folder, which the test may replace.
+    pub fn use_programs(&mut self, folder: &Path) {
+        self.programs = Some(folder.to_owned());
     }
 
     /// Adds arguments for the keeper.
@@ -117,7 +142,15 @@ impl Device {
             .append(true)
             .open(self.folder.path().join("console"))
             .expect("the scratch folder is ours");
-        let mut command = self.command("vestal-keeper");
+        let mut command = match self.processes_max {
+            // Only the keeper and what it starts: `vestalctl` isn't part of what is tried.
+            Some(most) => {
+                let mut command = self.environment(Command::new("prlimit"));
+                command.arg(format!("--nproc={most}:{most}")).arg(self.program("vestal-keeper"));
+                command
+            }
+            None => self.command("vestal-keeper"),
+        };
         command.args(&self.keeper_args).stdin(Stdio::null());
         command.stdout(console.try_clone().expect("descriptors are left")).stderr(console);
         self.keeper = Some(command.spawn().expect("the keeper is executable"));
@@ -126,7 +159,14 @@ impl Device {
     /// A binary of the suite, as this device's user and with its folders in the environment.
     #[must_use]
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(binary(name));
+        self.environment(Command::new(self.program(name)))
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.programs.as_ref().map_or_else(|| binary(name), |folder| folder.join(name))
+    }
+
+    fn environment(&self, mut command: Command) -> Command {
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

@@ -78,8 +78,11 @@ impl Bus {
         args: &Value,
         how: How,
     ) -> Result<Vec<u8>, CallError> {
-        let options =
-            CallOptions { deadline: how.within, safe_to_repeat: how.safe, ..CallOptions::default() };
+        let options = CallOptions {
+            deadline: how.within,
+            safe_to_repeat: how.safe,
+            ..CallOptions::default()
+        };
         let client = self.client(&self.socket(object)?);
         Ok(client.call(object, method, args, options).await?.result)
     }
@@ -144,8 +147,14 @@ impl Bus {
         })
     }
 
+    /// Whether somebody serves the object now.
+    pub(crate) async fn serves(&self, object: &str) -> Result<bool, CallError> {
+        let served = self.client(&self.socket(object)?).objects().await?;
+        Ok(served.iter().any(|served| served.name == object))
+    }
+
     /// Where an object is served.
-    pub(crate) fn socket(&self, object: &str) -> Result<PathBuf, CallError> {
+    fn socket(&self, object: &str) -> Result<PathBuf, CallError> {
         let run = match &self.place {
             Place::Socket(path) => return Ok(path.clone()),
             Place::Run(run) => run,

@@ -108,7 +108,7 @@ pub(crate) enum ServiceCommand {
     /// Let it read its configuration again
     Reload(Order),
     /// Stop and forget a service, or one instance of it
-    Delete { name: String, instance: Option<String> },
+    Delete(Order),
     /// Send a signal to a service, or to one instance of it
     #[command(override_usage = "vestalctl service signal [OPTIONS] <NAME> [INSTANCE] <SIGNAL>")]
     Signal {
@@ -192,11 +192,11 @@ pub(crate) enum SystemCommand {
         signal: i32,
     },
     /// Stop all services and start the device anew
-    Reboot(Shutdown),
+    Reboot,
     /// Stop all services and switch the device off
-    Poweroff(Shutdown),
+    Poweroff,
     /// Stop all services and stop the processor
-    Halt(Shutdown),
+    Halt,
 }
 
 #[derive(Args, Debug, Default)]
@@ -216,13 +216,6 @@ pub(crate) struct Watchdog {
     /// Feed it again
     #[arg(long)]
     pub(crate) start: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Shutdown {
-    /// Seconds until it begins
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    pub(crate) delay: u32,
 }
 
 #[derive(Debug, Subcommand)]
@@ -267,7 +260,9 @@ mod tests {
 
     #[test]
     fn common_options_may_stand_anywhere() {
-        for line in [["--json", "status", "web"], ["status", "--json", "web"], ["status", "web", "--json"]] {
+        for line in
+            [["--json", "status", "web"], ["status", "--json", "web"], ["status", "web", "--json"]]
+        {
             let cli = Cli::try_parse_from(["vestalctl"].iter().chain(&line)).unwrap();
             assert!(cli.common.json);
         }

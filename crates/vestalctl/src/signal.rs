@@ -46,7 +46,9 @@ pub(crate) fn parse(text: &str) -> Result<i32, String> {
         if (1..=HIGHEST).contains(&number) {
             return Ok(number);
         }
-        return Err(format!("signal {number} does not exist; use 1 to {HIGHEST}, or a name like TERM"));
+        return Err(format!(
+            "signal {number} does not exist; use 1 to {HIGHEST}, or a name like TERM"
+        ));
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);

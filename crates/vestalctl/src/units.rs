@@ -10,8 +10,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let cure = "write seconds like 30, or 500ms, 30s, 2m, 1h";
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
-    let number: u64 =
-        number.parse().map_err(|_| format!("{text:?} is no duration; {cure}"))?;
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no duration; {cure}"))?;
     let milliseconds = match unit {
         "ms" => Some(number),
         "" | "s" => number.checked_mul(1000),

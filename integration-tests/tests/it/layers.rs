@@ -22,7 +22,10 @@ fn dependencies_point_downwards() {
     for (user, dependencies) in dependencies() {
         for used in dependencies.iter().filter(|used| used.ours) {
             // What ships never needs the test kit; its own tests may.
-            assert!(used.dev || used.name != "testkit" || user == "integration-tests", "{user} needs testkit");
+            assert!(
+                used.dev || used.name != "testkit" || user == "integration-tests",
+                "{user} needs testkit"
+            );
             assert!(
                 used.dev || layer(&used.name) < layer(&user),
                 "{user} must not depend on {}: see docs/ARCHITECTURE.md",
@@ -44,7 +47,10 @@ fn pure_crates_know_no_tokio() {
 #[test]
 fn an_upward_arrow_would_be_seen() {
     assert!(layer("protocol") < layer("endpoint"));
-    assert!(layer("vestal-keeper") >= layer("vestal-supervisor"), "services never import one another");
+    assert!(
+        layer("vestal-keeper") >= layer("vestal-supervisor"),
+        "services never import one another"
+    );
 }
 
 struct Used {
@@ -55,7 +61,9 @@ struct Used {
 
 fn layer(name: &str) -> usize {
     let found = LAYERS.iter().position(|row| row.contains(&name));
-    found.unwrap_or_else(|| panic!("{name} has no layer: give it one here and in docs/ARCHITECTURE.md"))
+    found.unwrap_or_else(|| {
+        panic!("{name} has no layer: give it one here and in docs/ARCHITECTURE.md")
+    })
 }
 
 fn dependencies() -> BTreeMap<String, Vec<Used>> {

@@ -7,17 +7,25 @@ use std::{
 
 /// What only a shell may use.
 const EFFECTS: &[&str] = &[
-    "tokio", "std::fs", "std::net", "std::process", "std::env", "clock::", "rustix", "libc::", "async ", "println!",
+    "tokio",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::env",
+    "clock::",
+    "rustix",
+    "libc::",
+    "async ",
+    "println!",
 ];
 /// Folders below the project that hold no effects, and the words each may use all the same.
-const PURE: &[(&str, &[&str])] = &[
-    ("crates/protocol/src", &[]),
-    ("services/supervisor/src/machine", &[]),
-];
+const PURE: &[(&str, &[&str])] =
+    &[("crates/protocol/src", &[]), ("services/supervisor/src/machine", &[])];
 
 #[test]
 fn machines_and_pure_crates_perform_no_io() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("we are a member of the workspace");
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("we are a member of the workspace");
     for (folder, allowed) in PURE {
         let files = rust_files(&root.join(folder));
         assert!(!files.is_empty(), "{folder} is gone: take it out of this list");
@@ -32,13 +40,24 @@ fn machines_and_pure_crates_perform_no_io() {
 #[test]
 fn an_effect_would_be_seen() {
     assert_eq!(effects("use std::fs;\n", &[]), ["std::fs"]);
-    assert_eq!(effects("/// tokio is not used here\nlet x = 1; // std::fs\n", &[]), Vec::<&str>::new());
+    assert_eq!(
+        effects("/// tokio is not used here\nlet x = 1; // std::fs\n", &[]),
+        Vec::<&str>::new()
+    );
 }
 
 /// The effects that a file's code names; comments may name what they like.
 fn effects(text: &str, allowed: &[&str]) -> Vec<&'static str> {
-    let code: String = text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
-    EFFECTS.iter().filter(|word| code.contains(**word) && !allowed.contains(word)).copied().collect()
+    let code: String = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or(""))
+        .collect::<Vec<_>>()
+        .join("\n");
+    EFFECTS
+        .iter()
+        .filter(|word| code.contains(**word) && !allowed.contains(word))
+        .copied()
+        .collect()
 }
 
 /// Every file below the folder that is compiled into the product; tests may look at files.

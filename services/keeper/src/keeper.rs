@@ -2,7 +2,7 @@
 //!
 //! It never waits for a service or for the supervisor, allocates nothing once [`Keeper::run`] has begun, and knows no
 //! policy: it does what the requests say and tells what is. Here is the loop; [`crate::requests`] answers the
-//! supervisor, [`crate::reap`] sees to what ends.
+//! supervisor, [`crate::talk`] tells it what is, [`crate::reap`] sees to what ends.
 
 use std::{
     mem::MaybeUninit,
@@ -12,7 +12,7 @@ use std::{
 
 use daemon::clock;
 use protocol::{
-    keeper::{Exit, Phase, Report, SLOTS_MAX, ShutdownKind, Stage, VERSION},
+    keeper::{Exit, Phase, SLOTS_MAX, ShutdownKind, Stage},
     time::Moment,
 };
 use rustix::{
@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use crate::{
-    channel::{Channel, Handover},
+    channel::Channel,
     deposits::Deposits,
     pid1::{self, Feeding, PidOne},
     proc,
@@ -159,6 +159,7 @@ impl Keeper {
             let Some(slot) = self.slots.place(number) else { continue };
             slot.used = true;
             slot.inherited = true;
+            slot.enters_itself = true;
             slot.state.identity = record.identity;
             slot.state.generation = record.generation;
             slot.state.spawned_at = record.spawned_at;
@@ -482,95 +483,6 @@ impl Keeper {
     pub(crate) fn close_channel(&mut self) {
         if let Some(channel) = self.channel.take() {
             self.unwatch(channel.as_fd());
-        }
-    }
-
-    /// Sends what is to be sent, as far as it fits.
-    fn talk(&mut self, now: Moment) {
-        let Some(mut channel) = self.channel.take() else { return };
-        let fits = self.talk_over(&mut channel, now);
-        if self.wants_out == fits {
-            self.wants_out = !fits;
-            // With an answer unsent nothing more is read: the supervisor is the one to make room.
-            let flags = if fits { EventFlags::IN } else { EventFlags::OUT };
-            self.rewatch(channel.as_fd(), Token::Channel { start: self.life.starts }, flags);
-        }
-        self.channel = Some(channel);
-    }
-
-    /// `false`: the channel is full.
-    fn talk_over(&mut self, channel: &mut Channel, now: Moment) -> bool {
-        if let Some((request, outcome)) = channel.answer {
-            if !channel.send(&Report::Ack { request, outcome }, None, now) {
-                return false;
-            }
-            channel.answer = None;
-        }
-        while !matches!(channel.handover, Handover::Sent { .. } | Handover::Acknowledged) {
-            if !channel.has_room_for_handover() {
-                return true;
-            }
-            if !self.hand_over_one(channel, now) {
-                return false;
-            }
-        }
-        for slot in self.slots.iter_mut().filter(|slot| slot.changed) {
-            if !channel.send(&Report::Slot(slot.state), None, now) {
-                return false;
-            }
-            slot.changed = false;
-        }
-        if let Stop::Asked { kind, told: told @ false, .. } = &mut self.stop {
-            *told = channel.send(&Report::ShutdownWanted { kind: *kind }, None, now);
-            return *told;
-        }
-        true
-    }
-
-    fn hand_over_one(&mut self, channel: &mut Channel, now: Moment) -> bool {
-        match channel.handover {
-            Handover::Welcome => {
-                let welcome = Report::Welcome {
-                    version: VERSION,
-                    keeper_pid: std::process::id().cast_signed(),
-                    pid_one: self.pid_one.is_some(),
-                    supervisor_starts: self.life.starts,
-                };
-                let sent = channel.send(&welcome, None, now);
-                if sent {
-                    channel.handover = Handover::Slots { next: 0 };
-                }
-                sent
-            }
-            Handover::Slots { next } => {
-                let found = self.slots.next_used(next);
-                let Some(slot) = found.and_then(|slot| self.slots.used(slot)) else {
-                    channel.handover = Handover::Deposits { next: 0 };
-                    return true;
-                };
-                let sent = channel.send(&Report::Slot(slot.state), None, now);
-                if sent {
-                    slot.changed = false;
-                    channel.handover = Handover::Slots { next: slot.state.slot + 1 };
-                }
-                sent
-            }
-            Handover::Deposits { next } => {
-                let Some((at, name, fd)) = self.deposits.next(next as usize) else {
-                    let sent = channel.send(&Report::HandoverEnd, None, now);
-                    if sent {
-                        channel.handover = Handover::Sent { end: channel.sent };
-                    }
-                    return sent;
-                };
-                let next = u32::try_from(at + 1).expect("at most DEPOSITS_MAX");
-                let sent = channel.send(&Report::Deposit { name: *name }, Some(fd.as_fd()), now);
-                if sent {
-                    channel.handover = Handover::Deposits { next };
-                }
-                sent
-            }
-            Handover::Sent { .. } | Handover::Acknowledged => true,
         }
     }
 

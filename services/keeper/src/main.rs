@@ -19,6 +19,7 @@ mod supervisor;
 #[expect(unsafe_code, reason = "the system calls that no safe wrapper has")]
 mod sys;
 mod table;
+mod talk;
 mod tree;
 
 use std::process::ExitCode;

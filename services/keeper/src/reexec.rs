@@ -285,6 +285,7 @@ fn slot_block(slot: &Slot) -> Block {
     block.small(slot.changed.into()).small(after).moment(at).moment(slot.due);
     block.moment(Some(slot.emptying_since)).small(slot.lock_tries.into());
     block.small(slot.session.cast_unsigned()).small(slot.oom_kills).small(slot.inherited.into());
+    block.small(slot.enters_itself.into());
     let (stage, errno) = slot.failure.map_or((u32::MAX, 0), |it| (it.0.number().into(), it.1));
     block.small(stage).small(errno.cast_unsigned());
     block.fd(slot.plan.as_ref()).fd(slot.cgroup.as_ref());
@@ -394,6 +395,7 @@ fn read_slot(
     slot.session = fields.small()?.cast_signed();
     slot.oom_kills = fields.small()?;
     slot.inherited = fields.small()? != 0;
+    slot.enters_itself = fields.small()? != 0;
     let (stage, errno) = (fields.small()?, fields.small()?.cast_signed());
     slot.failure = u8::try_from(stage).ok().and_then(Stage::from_number).map(|it| (it, errno));
     slot.plan = own(fields.fd()?);

@@ -27,6 +27,7 @@ use crate::{
     say::Text,
     sys::{self, PrivateCopy, Side},
     table::Slot,
+    tree,
 };
 
 /// In the child every source is moved up here first, out of the way of the numbers that the service gets.
@@ -97,10 +98,15 @@ pub(crate) fn spawn(
     let number = slot.state.slot;
     records.starting(number, slot.state.identity, slot.state.generation, slot.state.spawned_at);
     let cgroup = slot.cgroup.as_ref().map(AsFd::as_fd);
-    match sys::clone_process(records.pid_place(number), cgroup) {
+    let (into, entered) = if slot.enters_itself { (None, cgroup) } else { (cgroup, None) };
+    match sys::clone_process(records.pid_place(number), into) {
         Ok(Side::Child) => {
             let main_only = slot.disposition.main_only;
-            let (stage, errno) = child(plan, write.as_fd(), deposits, main_only, limit);
+            let in_cgroup = entered.map_or(Ok(()), tree::enter);
+            let (stage, errno) = match in_cgroup.map_err(|error| error.raw_os_error()) {
+                Ok(()) => child(plan, write.as_fd(), deposits, main_only, limit),
+                Err(errno) => (Stage::Clone, errno.unwrap_or(libc::EIO)),
+            };
             report(write.as_fd(), stage, errno);
             sys::exit_now(127)
         }

@@ -253,10 +253,11 @@ pub(crate) fn foreign_exit(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
     }
     let status = info.exit_code;
     let [low, high, ..] = status.to_le_bytes();
-    Ok((info.mask & PIDFD_INFO_EXIT != 0).then(|| match low & 0x7f {
+    let exit = match low & 0x7f {
         0 => Exit::Code(high),
         signal => Exit::Signal { signal, core: low & 0x80 != 0 },
-    }))
+    };
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(exit))
 }
 
 /// Maps a file shared, for good, as words; its pages are there already.

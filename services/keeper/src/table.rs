@@ -66,6 +66,9 @@ pub(crate) struct Slot {
     pub(crate) failure: Option<(Stage, i32)>,
     /// Its processes may have been orphaned by an earlier keeper: their parent says nothing.
     pub(crate) inherited: bool,
+    /// The cgroup has been killed as a whole once. What CLONE_INTO_CGROUP puts into such a group afterwards was seen to be
+    /// killed at once too (kernel 6.18), so the child enters it by itself.
+    pub(crate) enters_itself: bool,
     /// The sealed spawn plan.
     pub(crate) plan: Option<OwnedFd>,
     pub(crate) cgroup: Option<OwnedFd>,
@@ -103,6 +106,7 @@ impl Slot {
             oom_kills: 0,
             failure: None,
             inherited: false,
+            enters_itself: false,
             plan: None,
             cgroup: None,
             pidfd: None,

@@ -54,12 +54,13 @@ pub(crate) fn quick_look(slot: &Slot) -> Left {
 }
 
 /// Kills everything of the instance and says whether anything was there.
-pub(crate) fn kill_all(slot: &Slot) -> Left {
+pub(crate) fn kill_all(slot: &mut Slot) -> Left {
     let Some(cgroup) = &slot.cgroup else { return signal_scanned(slot, libc::SIGKILL) };
     let cgroup = cgroup.as_fd();
     if populated(cgroup) == Left::Nothing {
         return Left::Nothing;
     }
+    slot.enters_itself = true;
     if write(cgroup, c"cgroup.kill", b"1").is_err() {
         // Before 5.14: nothing may fork while the list is read. A failed freeze only makes another round likelier.
         let _ = write(cgroup, c"cgroup.freeze", b"1");
@@ -70,7 +71,7 @@ pub(crate) fn kill_all(slot: &Slot) -> Left {
 }
 
 /// Sends a signal to everything of the instance.
-pub(crate) fn signal_all(slot: &Slot, signal: i32) {
+pub(crate) fn signal_all(slot: &mut Slot, signal: i32) {
     match &slot.cgroup {
         Some(_) if signal == libc::SIGKILL => drop(kill_all(slot)),
         Some(cgroup) => signal_listed(cgroup.as_fd(), signal),

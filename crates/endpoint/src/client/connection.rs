@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     future::{Future, poll_fn},
     io,
     os::fd::OwnedFd,
@@ -54,10 +55,22 @@ struct State {
 #[derive(Clone, Debug)]
 pub(super) enum End {
     /// The other side said why.
-    Goodbye { code: String, text: String },
+    Goodbye {
+        code: String,
+        text: String,
+    },
     /// It broke the protocol.
     Violation(String),
     Io(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Goodbye { code, text } => write!(f, "{text} ({code})"),
+            Self::Violation(text) | Self::Io(text) => f.write_str(text),
+        }
+    }
 }
 
 /// A call without an answer.
@@ -81,7 +94,10 @@ pub(super) enum Outcome {
     Joined(Vec<OwnedFd>),
     Refused(Failure),
     /// The connection ended; `unread` where the call can't have been carried out.
-    Ended { end: End, unread: bool },
+    Ended {
+        end: End,
+        unread: bool,
+    },
 }
 
 /// What a caller sees of its call.
@@ -342,9 +358,7 @@ impl Future for Task {
             }
         }
         // Reading ends by Pending or by the runtime's budget, which tokio's sockets keep.
-        while let Poll::Ready(read) =
-            this.inbox.poll_read(cx, &this.stream, &mut this.session)
-        {
+        while let Poll::Ready(read) = this.inbox.poll_read(cx, &this.stream, &mut this.session) {
             let end = match read {
                 Ok(()) => continue,
                 Err(ReadError::Violation(violation)) => End::Violation(violation.to_string()),
@@ -422,12 +436,7 @@ impl State {
         }
     }
 
-    fn reply(
-        &mut self,
-        id: u32,
-        reply: Reply<'_>,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), Violation> {
+    fn reply(&mut self, id: u32, reply: Reply<'_>, fds: Vec<OwnedFd>) -> Result<(), Violation> {
         let Some(waiting) = self.waiting.get_mut(&id).filter(|w| w.outcome.is_none()) else {
             return Err(Violation::Unexpected(format!("Reply {id}: nobody waits for it")));
         };
@@ -437,9 +446,7 @@ impl State {
             return Ok(());
         }
         waiting.outcome = Some(match reply {
-            Reply::Done { result, .. } => {
-                Outcome::Done(Received { result: result.to_vec(), fds })
-            }
+            Reply::Done { result, .. } => Outcome::Done(Received { result: result.to_vec(), fds }),
             Reply::Joined { .. } => Outcome::Joined(fds),
             Reply::Failed { failure } => {
                 let failure = serde_json::from_slice(failure).map_err(|error| {

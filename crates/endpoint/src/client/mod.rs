@@ -4,9 +4,11 @@
 //! was not begun, or the caller marked it as safe to repeat.
 
 mod connection;
+mod options;
+mod stream;
 
 use std::{
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -17,7 +19,7 @@ use protocol::{
     frame::FDS_MAX,
     objects::{ENDPOINT, OBJECTS, nearest},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use tokio::{
     sync::{broadcast, watch},
     time::{Instant, timeout_at},
@@ -26,6 +28,10 @@ use tokio::{
 use self::connection::{
     Connection, End, OpenError, Outcome, Pending, Progress, Question, SendError, WINDOW,
 };
+pub use self::{
+    options::{CallOptions, Event, Options, Received},
+    stream::Stream,
+};
 use crate::error::CallError;
 
 /// First pause between two attempts to connect; it doubles up to [`BACKOFF_MAX`].
@@ -33,76 +39,6 @@ const BACKOFF: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A deadline nobody lives to see; what `Duration::MAX` becomes.
 const FAR: Duration = Duration::from_secs(86_400 * 365);
-
-/// How a client behaves.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How long a call waits for a server that can't be reached, within its own deadline. Zero: one attempt.
-    pub patience: Duration,
-    /// Events that wait for a subscriber before it loses the oldest.
-    pub events: usize,
-    /// Longest result that is put together from chunks.
-    pub result_max: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { patience: Duration::from_secs(5), events: 256, result_max: 64 << 20 }
-    }
-}
-
-/// How one call is made.
-#[derive(Clone, Copy, Debug)]
-pub struct CallOptions<'a> {
-    /// Until the answer; `Duration::MAX` is for ever (a stream that is followed).
-    pub deadline: Duration,
-    /// Carrying it out twice does no harm: it is repeated when the connection ended and nobody knows whether it was done.
-    pub safe_to_repeat: bool,
-    /// Descriptors that go with it, at most 16.
-    pub fds: &'a [BorrowedFd<'a>],
-}
-
-impl Default for CallOptions<'_> {
-    fn default() -> Self {
-        Self { deadline: Duration::from_secs(30), safe_to_repeat: false, fds: &[] }
-    }
-}
-
-impl CallOptions<'_> {
-    /// The usual deadline, and repeated if need be: for calls that only read.
-    #[must_use]
-    pub fn safe() -> Self {
-        Self { safe_to_repeat: true, ..Self::default() }
-    }
-}
-
-/// The answer to a call.
-#[derive(Debug)]
-pub struct Received {
-    /// JSON, or raw bytes where the method says so.
-    pub result: Vec<u8>,
-    pub fds: Vec<OwnedFd>,
-}
-
-impl Received {
-    /// The result as a value.
-    ///
-    /// # Errors
-    /// Where it is not JSON of this shape.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.result)
-    }
-}
-
-/// An event that the server sent to this connection.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Event {
-    pub topic: String,
-    /// JSON.
-    pub data: Vec<u8>,
-    /// How many events before this one were lost because this side was too slow.
-    pub lost: u32,
-}
 
 /// Calls the objects of one endpoint. Clones share the connection.
 #[derive(Clone)]
@@ -194,10 +130,8 @@ impl Client {
         loop {
             let mut pending = self.begin(subject, args, &options).await?;
             let collected = collect(&mut pending, self.shared.options.result_max);
-            let outcome = match timeout_at(subject.until, collected).await {
-                Ok(outcome) => outcome,
-                Err(_) => return Err(subject.timeout()),
-            };
+            let outcome =
+                timeout_at(subject.until, collected).await.map_err(|_| subject.timeout())?;
             match self.judge(subject, outcome, options.safe_to_repeat) {
                 Verdict::Over(result) => return result,
                 Verdict::Again => {}
@@ -394,8 +328,7 @@ impl Client {
         };
         let Ok(mut pending) = connection.send(question) else { return Ok(Vec::new()) };
         let collected = collect(&mut pending, self.shared.options.result_max);
-        let outcome =
-            timeout_at(subject.until, collected).await.map_err(|_| subject.timeout())?;
+        let outcome = timeout_at(subject.until, collected).await.map_err(|_| subject.timeout())?;
         match self.judge(subject, outcome, true) {
             Verdict::Again => Ok(Vec::new()),
             Verdict::Over(answer) => {
@@ -421,10 +354,8 @@ impl Client {
         match outcome {
             Collected::Done(received) => Verdict::Over(Ok(received)),
             Collected::Outcome(Outcome::Refused(failure)) => {
-                let not_started = failure
-                    .details
-                    .as_ref()
-                    .is_some_and(|details| details["not_started"] == true);
+                let not_started =
+                    failure.details.as_ref().is_some_and(|details| details["not_started"] == true);
                 if failure.code == Code::Gone && not_started {
                     // Its object was replaced, or its process leaves: look again, on a new connection.
                     if let Some(connection) = self.kept().take() {
@@ -441,10 +372,7 @@ impl Client {
                 if unread || safe {
                     return Verdict::Again;
                 }
-                Verdict::Over(Err(lost(match end {
-                    End::Goodbye { code, text } => format!("{text} ({code})"),
-                    End::Violation(text) | End::Io(text) => text,
-                })))
+                Verdict::Over(Err(lost(end.to_string())))
             }
             Collected::Outcome(_) => Verdict::Over(Err(CallError::Violation {
                 path: self.shared.path.clone(),
@@ -527,71 +455,5 @@ impl<'a> Subject<'a> {
         let paused = timeout_at(self.until, tokio::time::sleep(*backoff)).await;
         *backoff = (*backoff * 2).min(BACKOFF_MAX);
         paused.map_err(|_| self.timeout())
-    }
-}
-
-/// An answer in pieces. Dropped before its end it is cancelled.
-pub struct Stream {
-    path: PathBuf,
-    pending: Pending,
-    object: String,
-    method: String,
-    after: Duration,
-    until: Instant,
-    answer: Option<Received>,
-}
-
-impl std::fmt::Debug for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("object", &self.object).finish_non_exhaustive()
-    }
-}
-
-impl Stream {
-    /// The next bytes, `None` at the end. The pieces are not the ones that were sent: bytes that came together are one.
-    ///
-    /// # Errors
-    /// As [`Client::call`]; a stream is never repeated.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, CallError> {
-        if self.answer.is_some() {
-            return Ok(None);
-        }
-        let subject = Subject {
-            object: &self.object,
-            method: &self.method,
-            after: self.after,
-            until: self.until,
-        };
-        let progress = timeout_at(self.until, self.pending.next()).await;
-        match progress.map_err(|_| subject.timeout())? {
-            Progress::Chunks(bytes) => Ok(Some(bytes)),
-            Progress::Outcome(Outcome::Done(received)) => {
-                self.answer = Some(received);
-                Ok(None)
-            }
-            Progress::Outcome(Outcome::Joined(fds)) => {
-                self.answer = Some(Received { result: Vec::new(), fds });
-                Ok(None)
-            }
-            Progress::Outcome(Outcome::Refused(failure)) if failure.code != Code::Timeout => {
-                Err(failure.into())
-            }
-            Progress::Outcome(Outcome::Refused(_)) => Err(subject.timeout()),
-            Progress::Outcome(Outcome::Ended { end, .. }) => Err(CallError::Lost {
-                path: self.path.clone(),
-                object: self.object.clone(),
-                method: self.method.clone(),
-                reason: match end {
-                    End::Goodbye { code, text } => format!("{text} ({code})"),
-                    End::Violation(text) | End::Io(text) => text,
-                },
-            }),
-        }
-    }
-
-    /// The result beside the pieces, once [`Stream::next`] returned `None`.
-    #[must_use]
-    pub fn answer(self) -> Option<Received> {
-        self.answer
     }
 }

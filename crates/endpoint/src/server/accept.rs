@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use protocol::{failure::Code, frame, message::{Goodbye, Message}};
+use protocol::{
+    failure::Code,
+    frame,
+    message::{Goodbye, Message},
+};
 use rustix::{io::Errno, net::SendFlags};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -87,7 +91,11 @@ impl Reserve {
         }
         self.held = None;
         if let Ok(socket) = rustix::net::accept(listener) {
-            say_goodbye(&socket, Code::Limit, "the service has no descriptor left; try again later");
+            say_goodbye(
+                &socket,
+                Code::Limit,
+                "the service has no descriptor left; try again later",
+            );
             drop(socket);
         }
         self.held = spare();

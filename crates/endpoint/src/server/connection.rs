@@ -127,7 +127,8 @@ impl Connection {
                 state.ending = true;
                 state.closed = true;
             }
-            let due = state.calls.iter().filter(|(_, call)| call.deadline.is_some_and(|d| d <= now));
+            let due =
+                state.calls.iter().filter(|(_, call)| call.deadline.is_some_and(|d| d <= now));
             for id in due.map(|(id, _)| *id).collect::<Vec<_>>() {
                 self.session.shared.counters.timeouts.fetch_add(1, Relaxed);
                 state.fail(id, &Failure::new(Code::Timeout, "the call's deadline passed"));
@@ -210,7 +211,10 @@ impl Connection {
         self.stalled = None;
         if state.draining && state.calls.is_empty() {
             if !state.ending {
-                state.goodbye(Code::Gone.as_str(), "the service leaves; what had no answer was not begun");
+                state.goodbye(
+                    Code::Gone.as_str(),
+                    "the service leaves; what had no answer was not begun",
+                );
                 drop(state);
                 return self.poll_writes(cx);
             }
@@ -309,8 +313,8 @@ impl Session {
     fn hello(&mut self, theirs: &Hello) -> Result<(), Violation> {
         self.greeted = true;
         let mut state = self.link.lock();
-        let major = match Hello::OURS.agree(theirs) {
-            Ok(major) => major,
+        let agreed = match Hello::OURS.agree(theirs) {
+            Ok(agreed) => agreed,
             Err(text) => {
                 self.shared.counters.violations.fetch_add(1, Relaxed);
                 state.goodbye(Code::Unsupported.as_str(), &text);
@@ -319,9 +323,9 @@ impl Session {
         };
         let served = self.shared.router.served();
         let welcome = Welcome {
-            major,
-            minor: Hello::OURS.minor.min(theirs.minor),
-            features: Hello::OURS.features & theirs.features,
+            major: agreed.major,
+            minor: agreed.minor,
+            features: agreed.features,
             nonce: self.shared.nonce,
             objects: served.iter().map(row).collect(),
         };
@@ -329,12 +333,7 @@ impl Session {
         Ok(())
     }
 
-    fn call(
-        &mut self,
-        id: u32,
-        call: &Call<'_>,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), Violation> {
+    fn call(&mut self, id: u32, call: &Call<'_>, fds: Vec<OwnedFd>) -> Result<(), Violation> {
         let counters = &self.shared.counters;
         counters.calls.fetch_add(1, Relaxed);
         let deadline = match call.deadline_ms {
@@ -359,7 +358,8 @@ impl Session {
         let limit = self.shared.settings.calls_per_connection;
         if open >= limit {
             counters.busy.fetch_add(1, Relaxed);
-            let text = format!("{open} calls of this connection are open, at most {limit} are allowed");
+            let text =
+                format!("{open} calls of this connection are open, at most {limit} are allowed");
             let details = serde_json::json!({ "retry_after_ms": 50, "not_started": true });
             state.fail(id, &Failure::new(Code::Busy, text).with_details(details));
             return Ok(());

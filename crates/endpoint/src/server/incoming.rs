@@ -75,12 +75,7 @@ impl std::fmt::Debug for Responder {
 }
 
 impl Responder {
-    pub(super) fn new(
-        link: Arc<Link>,
-        id: u32,
-        serial: u64,
-        deadline: Option<Instant>,
-    ) -> Self {
+    pub(super) fn new(link: Arc<Link>, id: u32, serial: u64, deadline: Option<Instant>) -> Self {
         Self { link, id, serial, deadline, answered: false }
     }
 
@@ -151,9 +146,10 @@ impl Responder {
     }
 
     fn send(mut self, result: Vec<u8>, fds: Vec<OwnedFd>) {
-        let Ok(count) = u8::try_from(fds.len()).map_err(|_| ()).and_then(|count| {
-            if usize::from(count) <= FDS_MAX { Ok(count) } else { Err(()) }
-        }) else {
+        let Ok(count) = u8::try_from(fds.len())
+            .map_err(|_| ())
+            .and_then(|count| if usize::from(count) <= FDS_MAX { Ok(count) } else { Err(()) })
+        else {
             let text = format!("{} descriptors in an answer, at most {FDS_MAX} fit", fds.len());
             return self.refuse(&Failure::new(Code::Failed, text));
         };
@@ -321,8 +317,12 @@ mod tests {
         assert_eq!(failure.code, Code::InvalidArgument);
         assert!(failure.text.contains("`inner[1].port`"), "{failure}");
         assert!(failure.text.contains("70000"), "{failure}");
-        let ports: Vec<u16> =
-            parse::<Args>("m", br#"{"inner":[{"port":9}]}"#).unwrap().inner.iter().map(|i| i.port).collect();
+        let ports: Vec<u16> = parse::<Args>("m", br#"{"inner":[{"port":9}]}"#)
+            .unwrap()
+            .inner
+            .iter()
+            .map(|i| i.port)
+            .collect();
         assert_eq!(ports, [9]);
     }
 

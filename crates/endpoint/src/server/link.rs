@@ -91,13 +91,7 @@ impl Link {
     }
 
     /// Answers a call; `false` where it is over already.
-    pub(crate) fn answer(
-        &self,
-        id: u32,
-        serial: u64,
-        reply: Reply<'_>,
-        fds: Vec<OwnedFd>,
-    ) -> bool {
+    pub(crate) fn answer(&self, id: u32, serial: u64, reply: Reply<'_>, fds: Vec<OwnedFd>) -> bool {
         let mut state = self.lock();
         if !state.is_open(id, serial) {
             return false;
@@ -239,12 +233,7 @@ impl State {
     }
 
     /// Notes a new call; its serial number. `None` where the id is in use.
-    pub(crate) fn open(
-        &mut self,
-        id: u32,
-        deadline: Option<Instant>,
-        credit: u32,
-    ) -> Option<u64> {
+    pub(crate) fn open(&mut self, id: u32, deadline: Option<Instant>, credit: u32) -> Option<u64> {
         self.serial += 1;
         let serial = self.serial;
         let open = Open {

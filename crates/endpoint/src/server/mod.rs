@@ -160,11 +160,8 @@ impl Server {
     /// # Errors
     /// Where the kernel gives no random bytes for the nonce.
     pub fn new(settings: Settings) -> io::Result<Self> {
-        let limits = Limits {
-            lane: settings.queue,
-            user: settings.queue * 8,
-            total: settings.queue * 16,
-        };
+        let limits =
+            Limits { lane: settings.queue, user: settings.queue * 8, total: settings.queue * 16 };
         let shared = Shared {
             router: Router::new(limits),
             settings,

@@ -30,7 +30,12 @@ async fn answers_come_in_the_order_in_which_they_are_given() {
     let mut fixture = Fixture::new();
     let client = fixture.client();
     let park = |client: Client| async move {
-        client.call("demo", "park", &(), CallOptions::default()).await.unwrap().parse::<u32>().unwrap()
+        client
+            .call("demo", "park", &(), CallOptions::default())
+            .await
+            .unwrap()
+            .parse::<u32>()
+            .unwrap()
     };
     let first = tokio::spawn(park(client.clone()));
     let one = fixture.parked.recv().await.unwrap();
@@ -64,8 +69,7 @@ async fn a_dropped_call_is_cancelled_and_its_handler_hears_of_it() {
 async fn the_server_answers_timeout_when_the_deadline_passed() {
     let mut fixture = Fixture::new();
     let client = fixture.client();
-    let options =
-        CallOptions { deadline: Duration::from_millis(30), ..CallOptions::default() };
+    let options = CallOptions { deadline: Duration::from_millis(30), ..CallOptions::default() };
     let error = client.call("demo", "park", &(), options).await.unwrap_err();
     assert!(matches!(error, CallError::Timeout { .. }), "{error}");
     let responder = fixture.parked.recv().await.unwrap();
@@ -186,14 +190,15 @@ async fn without_a_server_the_error_names_the_path_and_the_cure() {
 
 #[tokio::test]
 async fn a_full_queue_answers_busy_with_the_time_to_wait() {
-    let mut fixture = Fixture::with(Settings { queue: 4, calls_per_connection: 6, ..Settings::default() });
+    let mut fixture =
+        Fixture::with(Settings { queue: 4, calls_per_connection: 6, ..Settings::default() });
     let client = fixture.client();
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let client = client.clone();
-            tokio::spawn(async move {
-                client.call("demo", "park", &(), CallOptions::default()).await
-            })
+            tokio::spawn(
+                async move { client.call("demo", "park", &(), CallOptions::default()).await },
+            )
         })
         .collect();
     let mut busy = 0;

@@ -53,8 +53,12 @@ impl Raw {
         loop {
             if let Some((_, message, length)) = frame::decode(&self.read).unwrap() {
                 let text = match message {
-                    Message::Goodbye(goodbye) => format!("Goodbye {}: {}", goodbye.code, goodbye.text),
-                    Message::Reply(Reply::Failed { failure }) => String::from_utf8_lossy(failure).into(),
+                    Message::Goodbye(goodbye) => {
+                        format!("Goodbye {}: {}", goodbye.code, goodbye.text)
+                    }
+                    Message::Reply(Reply::Failed { failure }) => {
+                        String::from_utf8_lossy(failure).into()
+                    }
                     other => format!("{other:?}"),
                 };
                 self.read.drain(..length);
@@ -80,7 +84,14 @@ async fn every_violation_gets_a_goodbye_that_says_why() {
     let mut left_over = bytes_of(3, &Message::Ping);
     left_over[8] = 1;
     left_over.push(0);
-    let twice = [bytes_of(1, &Message::Call(Call { token: 0, generation: 1, method: "park", ..Call::default() })), bytes_of(1, &echo(b""))].concat();
+    let twice = [
+        bytes_of(
+            1,
+            &Message::Call(Call { token: 0, generation: 1, method: "park", ..Call::default() }),
+        ),
+        bytes_of(1, &echo(b"")),
+    ]
+    .concat();
     let cases: [(&[u8], &str); 7] = [
         (b"GET / HTTP/1.1\r\n\r\n", "47 45"),
         (&oversized, "2097152"),
@@ -88,13 +99,19 @@ async fn every_violation_gets_a_goodbye_that_says_why() {
         (&bytes_of(9, &Message::Reply(Reply::Joined { fds: 0 })), "nobody waits"),
         (&bytes_of(0, &Message::Hello(Hello::OURS)), "Hello"),
         (&twice, "in use"),
-        (&bytes_of(7, &Message::Call(Call { fds: 2, method: "x", ..Call::default() })), "announces 2"),
+        (
+            &bytes_of(7, &Message::Call(Call { fds: 2, method: "x", ..Call::default() })),
+            "announces 2",
+        ),
     ];
     for (at, (bytes, reason)) in cases.iter().enumerate() {
         let mut raw = Raw::greeted(&fixture).await;
         raw.send(bytes).await;
         let goodbye = raw.next().await;
-        assert!(goodbye.starts_with("Goodbye protocol") && goodbye.contains(reason), "{at}: {goodbye}");
+        assert!(
+            goodbye.starts_with("Goodbye protocol") && goodbye.contains(reason),
+            "{at}: {goodbye}"
+        );
         assert_eq!(raw.next().await, "end");
     }
     assert_eq!(fixture.server.counters().violations, 7);
@@ -179,7 +196,8 @@ async fn a_flood_is_answered_busy_and_others_are_served() {
 
 #[tokio::test]
 async fn a_reader_that_takes_nothing_is_disconnected_and_others_are_served() {
-    let fixture = Fixture::with(Settings { stall: Duration::from_millis(50), ..Settings::default() });
+    let fixture =
+        Fixture::with(Settings { stall: Duration::from_millis(50), ..Settings::default() });
     let mut raw = Raw::greeted(&fixture).await;
     let args = vec![b'x'; 100_000];
     let calls: Vec<u8> = (1..=40).flat_map(|id| bytes_of(id, &echo(&args))).collect();
@@ -212,12 +230,10 @@ async fn a_server_that_speaks_garbage_is_a_violation_not_a_hang() {
     let path = directory.path().join("garbage.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     let client = Client::new(&path, Options::default());
-    let (outcome, ()) = tokio::join!(
-        client.call("demo", "count", &(), CallOptions::default()),
-        async {
+    let (outcome, ()) =
+        tokio::join!(client.call("demo", "count", &(), CallOptions::default()), async {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"SSH-2.0-OpenSSH\r\n").await.unwrap();
-        },
-    );
+        },);
     assert!(matches!(outcome, Err(CallError::Violation { .. })), "{outcome:?}");
 }

@@ -16,7 +16,8 @@ use std::{
 };
 
 use endpoint::{
-    ArgumentKind, Client, Code, Description, Failure, Incoming, Options, Responder, Serve, Server, Settings,
+    ArgumentKind, Client, Code, Description, Failure, Incoming, Options, Responder, Serve, Server,
+    Settings,
 };
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -63,7 +64,7 @@ impl Serve for Demo {
                 let bytes = size().unwrap();
                 let mut chunks = call.responder.chunks();
                 tokio::spawn(async move {
-                    let data: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
+                    let data: Vec<u8> = (0..=250).cycle().take(bytes).collect();
                     if chunks.send(&data).await.is_ok() {
                         chunks.finish(&"end");
                     }

@@ -13,7 +13,10 @@ use crate::{Fixture, SOON, serve};
 
 /// Answers the handshake, takes one call, and breaks off without an answer.
 async fn greet_and_die(listener: &tokio::net::UnixListener) {
-    use protocol::{frame, message::{Message, Object, Welcome}};
+    use protocol::{
+        frame,
+        message::{Message, Object, Welcome},
+    };
 
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut bytes = vec![0; 4096];
@@ -47,16 +50,14 @@ async fn a_call_cut_off_is_repeated_only_where_that_is_safe() {
     assert!(matches!(outcome, Err(CallError::Lost { .. })), "{outcome:?}");
 
     let counted = Arc::default();
-    let (outcome, server) = tokio::join!(
-        client.call("demo", "count", &(), CallOptions::safe()),
-        async {
+    let (outcome, server) =
+        tokio::join!(client.call("demo", "count", &(), CallOptions::safe()), async {
             greet_and_die(&dying).await;
             let listener = dying.into_std().unwrap();
             let (server, parked) = serve(Settings::default(), &counted);
             server.listen(listener).unwrap();
             (server, parked)
-        },
-    );
+        },);
     assert_eq!(outcome.unwrap().parse::<u32>().unwrap(), 1);
     assert_eq!(counted.load(SeqCst), 1);
     drop(server);
@@ -73,15 +74,13 @@ async fn callers_wait_in_the_backlog_while_the_server_is_replaced() {
     client.call("demo", "count", &(), CallOptions::default()).await.unwrap();
 
     fixture.server.drain(SOON).await;
-    let (outcome, _server) = tokio::join!(
-        held_client.call("demo", "count", &(), CallOptions::default()),
-        async {
+    let (outcome, _server) =
+        tokio::join!(held_client.call("demo", "count", &(), CallOptions::default()), async {
             tokio::task::yield_now().await;
             let next = serve(Settings::default(), &fixture.counted);
             next.0.listen(held).unwrap();
             next
-        },
-    );
+        },);
     assert_eq!(outcome.unwrap().parse::<u32>().unwrap(), 3);
     assert_eq!(*held_client.connections().borrow(), 2);
 }
@@ -98,10 +97,14 @@ async fn draining_lets_open_calls_finish_and_takes_no_new_ones() {
     let server = fixture.server.clone();
     let drained = tokio::spawn(async move { server.drain(SOON).await });
     let late = {
-        let options = CallOptions { deadline: Duration::from_millis(100), ..CallOptions::default() };
+        let options =
+            CallOptions { deadline: Duration::from_millis(100), ..CallOptions::default() };
         client.call("demo", "count", &(), options).await
     };
-    assert!(matches!(late, Err(CallError::Timeout { .. } | CallError::Unreachable { .. })), "{late:?}");
+    assert!(
+        matches!(late, Err(CallError::Timeout { .. } | CallError::Unreachable { .. })),
+        "{late:?}"
+    );
     assert_eq!(fixture.counted.load(SeqCst), 0);
     assert!(!drained.is_finished());
     responder.reply(&7);

@@ -36,7 +36,7 @@ use rustix::{
 use tempfile::TempDir;
 
 /// One generous limit for everything that is waited for.
-const LIMIT: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+const LIMIT: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 const RELAY: &str = "VESTAL_TEST_RELAY";
 
 /// Not a test: the supervisor's process, where the variable says so.
@@ -207,14 +207,14 @@ impl Device {
 
     /// Pids in a file, once it has so many lines.
     pub(crate) fn wait_lines(&self, name: &str, count: usize) -> Vec<i32> {
-        for _ in 0..3000 {
-            let text = fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
-            if text.lines().count() >= count && text.ends_with('\n') {
-                return text.lines().map(|line| line.parse().unwrap()).collect();
-            }
-            let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 10_000_000 }));
-        }
-        panic!("{name} has no {count} lines");
+        let path = self.folder.path().join(name);
+        let read = || fs::read_to_string(&path).unwrap_or_default();
+        until(name, || read().lines().count() >= count && read().ends_with('\n'));
+        read().lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    pub(crate) fn wait_corpses(&self, pids: &[i32]) {
+        until("their death", || !pids.iter().any(|pid| lives(*pid)));
     }
 
     pub(crate) fn kill_hard(&self, pid: i32) {
@@ -259,8 +259,10 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(crate) fn kill(self) {
+    /// Kills it and says which process it was.
+    pub(crate) fn kill(self) -> i32 {
         kill_process(Pid::from_raw(self.pid).unwrap(), Signal::KILL).unwrap();
+        self.pid
     }
 
     pub(crate) fn exit(mut self, code: u8) {
@@ -304,6 +306,10 @@ impl Supervisor {
             if let Some(state) = self.slots.get(&slot).filter(|state| wanted(state)) {
                 return *state;
             }
+            readable(
+                self.channel.as_fd(),
+                &format!("slot {slot}, now {:?}", self.slots.get(&slot)),
+            );
             self.next();
         }
     }
@@ -369,7 +375,8 @@ fn receive(socket: BorrowedFd<'_>, message: &mut [u8]) -> (usize, Vec<OwnedFd>) 
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(message)];
-    let got = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let got = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
+        .expect("a report within the limit");
     let mut fds = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(more) = message {
@@ -382,6 +389,17 @@ fn receive(socket: BorrowedFd<'_>, message: &mut [u8]) -> (usize, Vec<OwnedFd>) 
 fn readable(fd: BorrowedFd<'_>, what: &str) {
     let mut wait = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     assert!(poll(&mut wait, Some(&LIMIT)).unwrap() > 0, "waited in vain for {what}");
+}
+
+/// Looks until something is so that makes no event.
+fn until(what: &str, so: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if so() {
+            return;
+        }
+        let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 10_000_000 }));
+    }
+    panic!("waited in vain for {what}");
 }
 
 /// Whether a process is there and is not a corpse.

@@ -16,6 +16,9 @@ use protocol::keeper::{
 
 use crate::device::{Device, lives};
 
+/// What makes a plan impossible.
+type Change = fn(&mut protocol::keeper::plan::Plan);
+
 const ARMED: Disposition = Disposition {
     armed_after_ms: Some(0),
     alone_after_ms: None,
@@ -70,9 +73,11 @@ fn a_killed_supervisor_gets_everything_handed_over_again_and_services_run_on() {
     for n in 0..80 {
         supervisor.deposit(&format!("socket.{n}"));
     }
+    // Both are dead before the keeper looks, and it looks at the older one first.
     device.stop_keeper();
-    supervisor.kill();
+    let gone = supervisor.kill();
     device.kill_hard(doomed);
+    device.wait_corpses(&[gone, doomed]);
     device.go_on_keeper();
     let mut next = device.supervisor();
     assert_eq!(next.starts, 2);
@@ -136,7 +141,7 @@ fn twenty_re_executions_change_nothing_that_anyone_can_see() {
 fn a_failing_spawn_says_at_which_stage_and_why() {
     let device = Device::start();
     let mut supervisor = device.supervisor();
-    let cases: [(fn(&mut protocol::keeper::plan::Plan), Stage, i32); 6] = [
+    let cases: [(Change, Stage, i32); 6] = [
         (|plan| plan.programs = vec!["/none/a".into(), "/none/b".into()], Stage::Exec, 2),
         (|plan| plan.programs = vec!["/etc/passwd".into()], Stage::Exec, 13),
         (|plan| plan.directory = "/none".into(), Stage::Directory, 2),

@@ -60,14 +60,24 @@ impl Backoff {
             Respawn::Backoff { max_restarts, .. } => (max_restarts, self.own_delay(slot)),
         };
         if max.is_some_and(|max| self.respawns >= max) {
-            let reason = format!("it ended {} times, at most {} restarts are allowed", self.respawns + 1, self.respawns);
+            let reason = format!(
+                "it ended {} times, at most {} restarts are allowed",
+                self.respawns + 1,
+                self.respawns
+            );
             return Verdict::GiveUp { reason };
         }
         self.respawns = self.respawns.saturating_add(1);
         self.respawn_after(delay)
     }
 
-    fn ended_procd(&mut self, threshold: u32, timeout: u32, retry: u32, runtime: Duration) -> Verdict {
+    fn ended_procd(
+        &mut self,
+        threshold: u32,
+        timeout: u32,
+        retry: u32,
+        runtime: Duration,
+    ) -> Verdict {
         if runtime.as_secs() < u64::from(threshold) {
             self.short_runs = self.short_runs.saturating_add(1);
         } else {
@@ -202,7 +212,10 @@ mod tests {
         assert_eq!(delays[0], 0);
         for (n, delay) in delays[1..].iter().enumerate() {
             let plain = (100u64 << n).min(30_000);
-            assert!(plain * 9 / 10 <= *delay && *delay <= plain * 11 / 10, "delay {n} is {delay} ms");
+            assert!(
+                plain * 9 / 10 <= *delay && *delay <= plain * 11 / 10,
+                "delay {n} is {delay} ms"
+            );
         }
     }
 

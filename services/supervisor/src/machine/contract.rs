@@ -54,19 +54,56 @@ pub(crate) enum Notice {
 #[derive(Clone, Debug)]
 pub(crate) enum Request {
     /// `service set`: create or update; instances that aren't named are stopped.
-    Set { service: Arc<Service> },
+    Set {
+        service: Arc<Service>,
+    },
     /// `service add`: as set, but keeps the instances that aren't named.
-    Add { service: Arc<Service> },
-    Delete { name: Name, instance: Option<Name>, wait: bool },
-    Start { name: Name, instance: Option<Name>, wait: bool },
-    Stop { name: Name, instance: Option<Name>, wait: bool },
-    Restart { name: Name, instance: Option<Name>, wait: bool },
-    Reload { name: Name, instance: Option<Name>, wait: bool },
-    Signal { name: Option<Name>, instance: Option<Name>, signal: i32 },
+    Add {
+        service: Arc<Service>,
+    },
+    Delete {
+        name: Name,
+        instance: Option<Name>,
+        wait: bool,
+    },
+    Start {
+        name: Name,
+        instance: Option<Name>,
+        wait: bool,
+    },
+    Stop {
+        name: Name,
+        instance: Option<Name>,
+        wait: bool,
+    },
+    Restart {
+        name: Name,
+        instance: Option<Name>,
+        wait: bool,
+    },
+    Reload {
+        name: Name,
+        instance: Option<Name>,
+        wait: bool,
+    },
+    Signal {
+        name: Option<Name>,
+        instance: Option<Name>,
+        signal: i32,
+    },
     /// procd's `service watchdog`.
-    Watchdog { name: Name, instance: Name, mode: Option<u32>, timeout_s: Option<u32> },
-    UpdateStart { name: Name },
-    UpdateComplete { name: Name },
+    Watchdog {
+        name: Name,
+        instance: Name,
+        mode: Option<u32>,
+        timeout_s: Option<u32>,
+    },
+    UpdateStart {
+        name: Name,
+    },
+    UpdateComplete {
+        name: Name,
+    },
 }
 
 /// Something the shell must do.
@@ -74,27 +111,65 @@ pub(crate) enum Request {
 pub(crate) enum Action {
     /// Prepare sockets, pipes, cgroup and plan, and tell the keeper. Comes before the first spawn, after every change
     /// and for every instance that runs at hand-over (whose sockets and pipes are taken as they are).
-    Define { slot: u32, service: Arc<Service>, instance: Name, disposition: Disposition },
-    Dispose { slot: u32, disposition: Disposition },
-    Spawn { slot: u32, expected: u32 },
-    Signal { slot: u32, generation: u32, signal: i32, tree: bool },
+    Define {
+        slot: u32,
+        service: Arc<Service>,
+        instance: Name,
+        disposition: Disposition,
+    },
+    Dispose {
+        slot: u32,
+        disposition: Disposition,
+    },
+    Spawn {
+        slot: u32,
+        expected: u32,
+    },
+    Signal {
+        slot: u32,
+        generation: u32,
+        signal: i32,
+        tree: bool,
+    },
     /// Close and unlink what the slot held (sockets, notify socket, pipes), and free it in the keeper.
-    Forget { slot: u32 },
+    Forget {
+        slot: u32,
+    },
     /// The desired state is down, held or failed: drain and close the listening sockets; Define opens them again.
-    Release { slot: u32 },
+    Release {
+        slot: u32,
+    },
     /// Look at the service's conditions, then report [`Event::Checked`].
-    Check { slot: u32, service: Arc<Service> },
+    Check {
+        slot: u32,
+        service: Arc<Service>,
+    },
     /// Look until it is ready, then report `Notice::Ready`; ends with the generation.
-    Probe { slot: u32, generation: u32, kind: ReadinessKind },
+    Probe {
+        slot: u32,
+        generation: u32,
+        kind: ReadinessKind,
+    },
     /// Run the reload command, with a time limit.
-    ReloadCommand { slot: u32, generation: u32, command: Vec<String>, timeout: Duration },
+    ReloadCommand {
+        slot: u32,
+        generation: u32,
+        command: Vec<String>,
+        timeout: Duration,
+    },
     /// Append to the journal, before anything that follows.
     Record(Record),
-    Reply { id: u64, result: Result<(), Failure> },
+    Reply {
+        id: u64,
+        result: Result<(), Failure>,
+    },
     /// To the log, and to whoever subscribed.
     Publish(Happening),
     /// All is stopped: tell the keeper.
-    Leave { kind: ShutdownKind, exit_code: u8 },
+    Leave {
+        kind: ShutdownKind,
+        exit_code: u8,
+    },
 }
 
 /// Something worth telling the log and the subscribers: `service.start` and its kind, and procd's `instance.start`.

@@ -23,7 +23,8 @@ impl Crashes {
         {
             self.0.pop_front();
         }
-        let allowed = usize::try_from(critical.restarts).unwrap_or(usize::MAX).min(REMEMBERED_MAX - 1);
+        let allowed =
+            usize::try_from(critical.restarts).unwrap_or(usize::MAX).min(REMEMBERED_MAX - 1);
         (self.0.len() > allowed).then(|| {
             self.0.clear();
             critical.action
@@ -43,8 +44,11 @@ mod tests {
 
     #[test]
     fn only_crashes_within_the_window_escalate() {
-        let critical =
-            Critical { restarts: 2, window: Duration::from_secs(10), action: CriticalAction::Reboot };
+        let critical = Critical {
+            restarts: 2,
+            window: Duration::from_secs(10),
+            action: CriticalAction::Reboot,
+        };
         let mut crashes = Crashes::default();
         let at = |seconds| Moment(0) + Duration::from_secs(seconds);
         assert_eq!(crashes.add(at(1), &critical), None);

@@ -43,9 +43,10 @@ impl Supervisor {
         // Lower numbers first, so that slots, conflicts and the journal follow the order of the boot.
         services.sort_by(|a, b| (!a.core, a.start, &a.name).cmp(&(!b.core, b.start, &b.name)));
         services.retain(|service| {
-            !self.services.get(&service.name).is_some_and(|entry| {
-                entry.service.source == Source::Message && !entry.leaving
-            })
+            !self
+                .services
+                .get(&service.name)
+                .is_some_and(|entry| entry.service.source == Source::Message && !entry.leaving)
         });
         // All relations are known before the first instance is looked at.
         for service in &services {
@@ -79,7 +80,8 @@ impl Supervisor {
         } else {
             self.core.remove(&name);
         }
-        let entry = self.services.entry(name.clone()).or_insert_with(|| Entry::new(service.clone()));
+        let entry =
+            self.services.entry(name.clone()).or_insert_with(|| Entry::new(service.clone()));
         entry.service = service.clone();
         entry.leaving = false;
         let slots = entry.slots.clone();
@@ -136,7 +138,8 @@ impl Supervisor {
             self.services.get(&service.name).is_some_and(|entry| entry.slots.contains_key(name))
         };
         let needed = service.instances.keys().filter(|name| !has(name)).count();
-        let free = usize::try_from(SLOTS_MAX).unwrap_or(usize::MAX).saturating_sub(self.lives.len());
+        let free =
+            usize::try_from(SLOTS_MAX).unwrap_or(usize::MAX).saturating_sub(self.lives.len());
         if needed <= free {
             return Ok(());
         }
@@ -188,7 +191,12 @@ impl Supervisor {
                     // procd's reload_signal: the process reads its settings itself; the new command counts from the next start on.
                     life.made_from = life.fingerprint();
                     let generation = life.seen.generation;
-                    self.actions.push_back(Action::Signal { slot, generation, signal, tree: false });
+                    self.actions.push_back(Action::Signal {
+                        slot,
+                        generation,
+                        signal,
+                        tree: false,
+                    });
                 }
                 _ => life.again |= restart || revived,
             }

@@ -82,6 +82,9 @@ impl Supervisor {
     pub(super) fn drive(&mut self, slot: u32, now: Moment) {
         let Some(life) = self.lives.get(&slot) else { return };
         let name = life.service.name.clone();
+        // Those that require this one have to know first that it goes down.
+        self.restand(&name);
+        let Some(life) = self.lives.get(&slot) else { return };
         let goal_up = self.goal_up(life);
         let (busy, overlap) = (life.busy(), life.spawnable());
         if busy {
@@ -92,7 +95,7 @@ impl Supervisor {
             self.drive_idle(slot, goal_up, now);
         }
         self.dispose(slot, now);
-        self.set_timer(slot);
+        self.set_timer(slot, now);
         self.note_stopped(slot);
         self.restand(&name);
     }
@@ -125,7 +128,14 @@ impl Supervisor {
     }
 
     /// Tells an instance to end. The keeper must not answer that end, so it is told first.
-    pub(super) fn begin_stop(&mut self, slot: u32, why: Why, signal: i32, grace: Duration, now: Moment) {
+    pub(super) fn begin_stop(
+        &mut self,
+        slot: u32,
+        why: Why,
+        signal: i32,
+        grace: Duration,
+        now: Moment,
+    ) {
         let Some(life) = self.lives.get_mut(&slot) else { return };
         let generation = life.seen.generation;
         life.state = State::Stopping { why, kill_at: Some(now + grace) };
@@ -160,7 +170,7 @@ impl Supervisor {
                 let (signal, grace) = (policy.stop_signal, policy.stop_timeout);
                 self.begin_stop(slot, Why::Timeout, signal, grace, now);
             }
-            State::Ready | State::Reloading { .. } => {
+            State::Ready | State::Reloading { .. } if life.running() => {
                 let defined = life.settings().process.watchdog;
                 match life.health.look(defined, now) {
                     Look::Fine => {}
@@ -210,7 +220,9 @@ impl Supervisor {
         if life.again {
             life.again = false;
             life.forgive();
-        } else if life.wanted && matches!(was, State::Held { .. } | State::Failed { .. } | State::Done { .. }) {
+        } else if life.wanted
+            && matches!(was, State::Held { .. } | State::Failed { .. } | State::Done { .. })
+        {
             // Others forbid it at the moment: what it was before counts again when they don't.
             life.state = was.clone();
         }
@@ -223,7 +235,13 @@ impl Supervisor {
             let next = self.starts.remove(slot);
             self.dirty.extend(next);
         }
-        let ended = matches!(was, State::Stopping { .. } | State::Ready | State::Reloading { .. } | State::Starting { .. });
+        let ended = matches!(
+            was,
+            State::Stopping { .. }
+                | State::Ready
+                | State::Reloading { .. }
+                | State::Starting { .. }
+        );
         if ended {
             self.happen(slot, "service.stop", &[]);
         }
@@ -246,7 +264,9 @@ impl Supervisor {
             }
             State::Pausing { until, .. } if until > now => return,
             State::Waiting | State::Pausing { .. } => {}
-            State::Checking | State::Done { .. } | State::Held { .. } | State::Failed { .. } => return,
+            State::Checking | State::Done { .. } | State::Held { .. } | State::Failed { .. } => {
+                return;
+            }
         }
         let Some(life) = self.lives.get(&slot) else { return };
         let (first, core) = (!life.attempted, life.service.core);
@@ -255,7 +275,8 @@ impl Supervisor {
             self.starts.insert(slot, core, number);
         }
         let Some(life) = self.lives.get_mut(&slot) else { return };
-        if !life.spawnable() || self.lives.get(&slot).and_then(|life| self.blocker(life)).is_some() {
+        if !life.spawnable() || self.lives.get(&slot).and_then(|life| self.blocker(life)).is_some()
+        {
             return;
         }
         self.spawn_or_check(slot, now);
@@ -355,9 +376,11 @@ impl Supervisor {
         if self.core_gate.is_none() {
             return false;
         }
-        let holds = self.core.iter().filter_map(|name| self.services.get(name)).any(|entry| {
-            entry.standing.up && !entry.standing.ready
-        });
+        let holds = self
+            .core
+            .iter()
+            .filter_map(|name| self.services.get(name))
+            .any(|entry| entry.standing.up && !entry.standing.ready);
         if !holds {
             self.open_core_gate();
         }

@@ -54,7 +54,9 @@ impl Supervisor {
         }
         self.follow_phase(slot, began || old.phase != new.phase, now);
         let Some(life) = self.lives.get(&slot) else { return };
-        let over = new.generation > 0 && new.exit_generation == new.generation;
+        // While leftovers are being killed it is not known yet whether the keeper answers alone.
+        let emptied = matches!(new.phase, Phase::Idle | Phase::Waiting | Phase::Unkillable);
+        let over = emptied && new.generation > 0 && new.exit_generation == new.generation;
         if over && life.ended < new.generation {
             let end = End {
                 exit: new.exit,
@@ -165,8 +167,7 @@ impl Supervisor {
             life.state = State::Pausing { until: now + life.backoff.refused(), delayed: false };
             return;
         }
-        let (process, respawn) =
-            (&life.settings().process, life.settings().policy.respawn.clone());
+        let (process, respawn) = (&life.settings().process, life.settings().policy.respawn.clone());
         let success = end.exit == Exit::Code(0) && !fault;
         let again_on_success = match respawn {
             Respawn::Never => false,
@@ -177,7 +178,9 @@ impl Supervisor {
             life.state = State::Done { fulfilled: process.oneshot };
             return;
         }
-        if matches!(end.exit, Exit::SpawnFailed { .. }) && matches!(respawn, Respawn::Backoff { .. }) {
+        if matches!(end.exit, Exit::SpawnFailed { .. })
+            && matches!(respawn, Respawn::Backoff { .. })
+        {
             let delay = life.backoff.exec_failed();
             life.state = State::Pausing { until: now + delay, delayed: true };
             self.happen_respawn(slot, delay);
@@ -288,7 +291,9 @@ fn reason(state: &State, end: &End) -> String {
         (_, Exit::Signal { signal, core }) => {
             format!("signal {signal}{}", if core { ", core dumped" } else { "" })
         }
-        (_, Exit::SpawnFailed { stage: Stage::Exec, errno }) => format!("exec-failed: errno {errno}"),
+        (_, Exit::SpawnFailed { stage: Stage::Exec, errno }) => {
+            format!("exec-failed: errno {errno}")
+        }
         (_, Exit::SpawnFailed { stage, errno }) => {
             let stage = format!("{stage:?}").to_lowercase();
             format!("spawn-failed: {stage}: errno {errno}")

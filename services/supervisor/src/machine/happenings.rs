@@ -17,7 +17,12 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn happen_of(&mut self, life: &Life, topic: &'static str, details: &[(&str, Value)]) {
+    pub(super) fn happen_of(
+        &mut self,
+        life: &Life,
+        topic: &'static str,
+        details: &[(&str, Value)],
+    ) {
         self.actions.push_back(Action::Publish(about(life, topic, details)));
     }
 

@@ -46,20 +46,29 @@ pub(crate) fn fingerprint(process: &Process) -> u64 {
     let p = process;
     key("command", &mut p.command.iter().cloned());
     key("env", &mut p.env.iter().map(|(name, value)| format!("{name}={value}")));
-    key("env-file", &mut p.env_files.iter().map(|f| format!("{} {}", f.optional, f.path.display())));
+    key(
+        "env-file",
+        &mut p.env_files.iter().map(|f| format!("{} {}", f.optional, f.path.display())),
+    );
     key("directory", &mut std::iter::once(p.directory.display().to_string()));
     key("user", &mut p.user.iter().map(|u| format!("{} {} {:?}", u.uid, u.gid, u.groups)));
     key("capabilities", &mut p.capabilities.iter().map(u64::to_string));
     key("no-new-privileges", &mut flag(p.no_new_privileges));
     key("read-only-path", &mut p.read_only_paths.iter().map(|path| path.display().to_string()));
     key("umask", &mut p.umask.iter().map(u32::to_string));
-    key("limit", &mut p.limits.iter().map(|(number, (soft, hard))| format!("{number} {soft} {hard}")));
+    key(
+        "limit",
+        &mut p.limits.iter().map(|(number, (soft, hard))| format!("{number} {soft} {hard}")),
+    );
     key("nice", &mut p.nice.iter().map(i32::to_string));
     key("oom-score-adj", &mut p.oom_score_adj.iter().map(i32::to_string));
     key("memory", &mut p.cgroup.memory.iter().map(u64::to_string));
     key("pids", &mut p.cgroup.pids.iter().map(u64::to_string));
     key("cpu", &mut p.cgroup.cpu_percent.iter().map(u32::to_string));
-    key("socket", &mut p.sockets.iter().map(|s| format!("{} {} {}", s.name, s.mode, listen(&s.listen))));
+    key(
+        "socket",
+        &mut p.sockets.iter().map(|s| format!("{} {} {}", s.name, s.mode, listen(&s.listen))),
+    );
     key("readiness", &mut readiness(&p.readiness.kind).into_iter());
     key("readiness-timeout", &mut p.readiness.timeout.iter().map(|t| t.as_millis().to_string()));
     key("fd-store", &mut Some(p.fd_store).filter(|count| *count > 0).iter().map(u32::to_string));
@@ -140,7 +149,8 @@ mod tests {
     fn a_fingerprint_changes_with_what_restarts_a_process() {
         let plain = Process { command: vec!["/bin/a".to_owned()], ..Process::default() };
         let louder = Process { stdout: true, ..plain.clone() };
-        let longer = Process { command: vec!["/bin/a".to_owned(), "b".to_owned()], ..plain.clone() };
+        let longer =
+            Process { command: vec!["/bin/a".to_owned(), "b".to_owned()], ..plain.clone() };
         assert_eq!(fingerprint(&plain), fingerprint(&plain.clone()));
         assert_ne!(fingerprint(&plain), fingerprint(&louder));
         assert_ne!(fingerprint(&plain), fingerprint(&longer));

@@ -182,7 +182,10 @@ impl Life {
     }
 
     pub(crate) fn settings(&self) -> &settings::Instance {
-        self.service.instances.get(&self.name).expect("the service was stored because it holds this instance")
+        self.service
+            .instances
+            .get(&self.name)
+            .expect("the service was stored because it holds this instance")
     }
 
     pub(crate) fn fingerprint(&self) -> u64 {
@@ -196,7 +199,8 @@ impl Life {
 
     /// Its main process is there.
     pub(crate) fn running(&self) -> bool {
-        matches!(self.seen.phase, Phase::Executing | Phase::Running) && self.ended != self.seen.generation
+        matches!(self.seen.phase, Phase::Executing | Phase::Running)
+            && self.ended != self.seen.generation
     }
 
     /// It may be spawned: nothing of it runs, or what runs can't be killed and the definition says to go on.
@@ -208,7 +212,7 @@ impl Life {
     /// Counts as ready for those that wait for it.
     pub(crate) fn fulfilled(&self) -> bool {
         match self.state {
-            State::Ready | State::Reloading { .. } => true,
+            State::Ready | State::Reloading { .. } => self.running(),
             State::Done { fulfilled } => fulfilled,
             _ => false,
         }
@@ -216,8 +220,10 @@ impl Life {
 
     /// Has given up or is at its end: nobody can count on it any more.
     pub(crate) fn down_for_good(&self) -> bool {
-        matches!(self.state, State::Held { .. } | State::Failed { .. } | State::Done { fulfilled: false })
-            && !self.again
+        matches!(
+            self.state,
+            State::Held { .. } | State::Failed { .. } | State::Done { fulfilled: false }
+        ) && !self.again
     }
 
     /// Somebody wants it afresh: the past is forgiven.
@@ -233,8 +239,8 @@ impl Life {
         }
     }
 
-    /// The earliest moment at which something is due.
-    pub(crate) fn deadline(&self) -> Option<Moment> {
+    /// The earliest moment after `now` at which something is due.
+    pub(crate) fn deadline(&self, now: Moment) -> Option<Moment> {
         let of_state = match self.state {
             State::Pausing { until, .. } => Some(until),
             State::Starting { deadline } | State::Reloading { deadline } => deadline,
@@ -242,8 +248,9 @@ impl Life {
             _ => None,
         };
         let of_watchdog = self.fulfilled().then(|| self.health.deadline()).flatten();
-        let of_arming = self.armed_from().filter(|_| self.told.is_some_and(|t| t.armed_after_ms.is_none()));
-        [of_state, of_watchdog, of_arming].into_iter().flatten().min()
+        let of_arming =
+            self.armed_from().filter(|_| self.told.is_some_and(|t| t.armed_after_ms.is_none()));
+        [of_state, of_watchdog, of_arming].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// From when on the keeper may answer one crash alone (`decisions.md` 7).
@@ -256,7 +263,8 @@ impl Life {
             && self.health.period(process.watchdog).is_none()
             && self.service.conditions.is_empty()
             && self.service.conflicts.is_empty();
-        let allowed = plain && self.state == State::Ready && self.backoff.allows_one(&policy.respawn);
+        let allowed =
+            plain && self.state == State::Ready && self.backoff.allows_one(&policy.respawn);
         self.ready_at.filter(|_| allowed).map(|ready_at| ready_at + FORGIVE_AFTER)
     }
 
@@ -264,7 +272,7 @@ impl Life {
     pub(crate) fn disposition(&self, goal_up: bool, now: Moment) -> Disposition {
         let policy = &self.settings().policy;
         let mut disposition = Disposition { main_only: policy.main_only, ..Disposition::default() };
-        let to_end = matches!(self.state, State::Stopping { why: Why::Order, .. });
+        let to_end = self.again || matches!(self.state, State::Stopping { why: Why::Order, .. });
         if !goal_up || to_end || self.down_for_good() || policy.respawn == Respawn::Never {
             return disposition;
         }

@@ -34,25 +34,20 @@ use std::{
     time::Duration,
 };
 
-use protocol::{
-    failure::Failure,
-    keeper::SlotState,
-    name::Name,
-    time::Moment,
-};
+use protocol::{failure::Failure, keeper::SlotState, name::Name, time::Moment};
 
-pub(crate) use self::{
-    contract::{Action, Event, Happening, Notice, Request},
-    identity::identity,
-    record::{InstanceRecord, Record},
-    view::InstanceView,
-};
 use self::{
     backoff::Bucket,
     instance::Life,
     service::{Entry, graph::Graph, order::Order},
     shutdown::Shutdown,
     waiters::Waiter,
+};
+pub(crate) use self::{
+    contract::{Action, Event, Happening, Notice, Request},
+    identity::identity,
+    record::Record,
+    view::InstanceView,
 };
 
 /// Core services that aren't ready by then no longer hold applications back.
@@ -119,7 +114,9 @@ impl Supervisor {
         match event {
             Event::Slot(state) => self.slot_reported(state, now),
             Event::SpawnRefused { slot, errno } => self.spawn_refused(slot, errno, now),
-            Event::Notify { slot, generation, notice } => self.notified(slot, generation, notice, now),
+            Event::Notify { slot, generation, notice } => {
+                self.notified(slot, generation, notice, now)
+            }
             Event::Checked { slot, holds } => self.checked(slot, holds),
             Event::ReloadDone { slot, generation, ok } => self.reload_done(slot, generation, ok),
             Event::Request { id, request } => self.requested(id, request, now),
@@ -242,10 +239,11 @@ impl Supervisor {
         }
     }
 
-    /// Sets when a slot has to be looked at without an event.
-    fn set_timer(&mut self, slot: u32) {
+    /// Sets when a slot has to be looked at without an event. What is due already was looked at just now: if nothing
+    /// came of it, an event has to come first.
+    fn set_timer(&mut self, slot: u32, now: Moment) {
         let Some(life) = self.lives.get_mut(&slot) else { return };
-        let deadline = life.deadline();
+        let deadline = life.deadline(now);
         if deadline == life.timer {
             return;
         }

@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use protocol::time::Moment;
 
-use super::{
-    Notice, Supervisor,
-    drive::RELOAD_TIMEOUT,
-    instance::State,
-};
+use super::{Notice, Supervisor, drive::RELOAD_TIMEOUT, instance::State};
 
 /// The longest extension that is believed at once; a service that needs longer asks again.
 const EXTENSION_MAX: Duration = Duration::from_secs(3600);

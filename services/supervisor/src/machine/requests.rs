@@ -10,10 +10,7 @@ use protocol::{
 };
 
 use super::{
-    Action, Request, Supervisor,
-    definitions::Order,
-    drive::RELOAD_TIMEOUT,
-    waiters::Awaited,
+    Action, Request, Supervisor, definitions::Order, drive::RELOAD_TIMEOUT, waiters::Awaited,
 };
 use crate::settings::Reload;
 
@@ -44,7 +41,8 @@ impl Supervisor {
         }
         let early = !matches!(request, Request::Set { .. } | Request::Add { .. });
         if self.before.is_some() && early {
-            let text = "the supervisor has not taken over from the keeper yet: ask again in a second";
+            let text =
+                "the supervisor has not taken over from the keeper yet: ask again in a second";
             return Err(Failure::new(Code::Busy, text));
         }
         match request {
@@ -81,36 +79,30 @@ impl Supervisor {
                 self.restand(&name);
                 Ok(when(wait, Awaited::Down, slots))
             }
-            Request::Restart { name, instance, wait } => self.restart(&name, instance.as_ref(), wait, now),
-            Request::Reload { name, instance, wait } => self.reload(&name, instance.as_ref(), wait, now),
+            Request::Restart { name, instance, wait } => {
+                self.restart(&name, instance.as_ref(), wait, now)
+            }
+            Request::Reload { name, instance, wait } => {
+                self.reload(&name, instance.as_ref(), wait, now)
+            }
             Request::Signal { name, instance, signal } => {
                 self.signal(name.as_ref(), instance.as_ref(), signal)
             }
             Request::Watchdog { name, instance, mode, timeout_s } => {
                 self.watchdog(&name, &instance, mode, timeout_s, now)
             }
-            Request::UpdateStart { name } => {
-                self.targets(&name, None)?;
-                if let Some(entry) = self.services.get_mut(&name) {
-                    entry.unconfirmed = Some(entry.slots.keys().cloned().collect());
-                }
-                Ok(Outcome::Done)
-            }
-            Request::UpdateComplete { name } => {
-                self.targets(&name, None)?;
-                let stale = self.services.get_mut(&name).and_then(|entry| entry.unconfirmed.take());
-                for instance in stale.unwrap_or_default() {
-                    self.remove_instance(&name, &instance);
-                }
-                Ok(Outcome::Done)
-            }
+            Request::UpdateStart { name } => self.update_start(&name),
+            Request::UpdateComplete { name } => self.update_complete(&name),
         }
     }
 
     /// The slots that a request is about.
     fn targets(&self, name: &Name, instance: Option<&Name>) -> Result<Vec<u32>, Failure> {
         let entry = self.services.get(name).filter(|entry| !entry.leaving).ok_or_else(|| {
-            Failure::new(Code::NotFound, format!("there is no service {name}: `service list` shows what is defined"))
+            Failure::new(
+                Code::NotFound,
+                format!("there is no service {name}: `service list` shows what is defined"),
+            )
         })?;
         let slots: Vec<u32> = entry
             .slots
@@ -134,7 +126,11 @@ impl Supervisor {
         for life in slots.iter().filter_map(|slot| self.lives.get(slot)) {
             let errors = &life.settings().errors;
             if !errors.is_empty() {
-                let text = format!("instance {} of {name} can't be started: {}", life.name, errors.join("; "));
+                let text = format!(
+                    "instance {} of {name} can't be started: {}",
+                    life.name,
+                    errors.join("; ")
+                );
                 return Err(Failure::new(Code::Failed, text));
             }
         }
@@ -142,13 +138,20 @@ impl Supervisor {
             self.services.get(other).is_none_or(|entry| entry.leaving || entry.slots.is_empty())
         });
         if let Some(other) = missing {
-            let text = format!("service {name} requires {other}, which is not defined: define it first");
+            let text =
+                format!("service {name} requires {other}, which is not defined: define it first");
             return Err(Failure::new(Code::Failed, text));
         }
         Ok(slots)
     }
 
-    fn restart(&mut self, name: &Name, instance: Option<&Name>, wait: bool, now: Moment) -> Result<Outcome, Failure> {
+    fn restart(
+        &mut self,
+        name: &Name,
+        instance: Option<&Name>,
+        wait: bool,
+        now: Moment,
+    ) -> Result<Outcome, Failure> {
         let slots = self.startable(name, instance)?;
         for slot in &slots {
             let Some(life) = self.lives.get_mut(slot) else { continue };
@@ -158,10 +161,18 @@ impl Supervisor {
         Ok(when(wait, Awaited::Up, slots))
     }
 
-    fn reload(&mut self, name: &Name, instance: Option<&Name>, wait: bool, now: Moment) -> Result<Outcome, Failure> {
+    fn reload(
+        &mut self,
+        name: &Name,
+        instance: Option<&Name>,
+        wait: bool,
+        now: Moment,
+    ) -> Result<Outcome, Failure> {
         let slots = self.targets(name, instance)?;
-        let running: Vec<u32> =
-            slots.into_iter().filter(|slot| self.lives.get(slot).is_some_and(|life| life.running())).collect();
+        let running: Vec<u32> = slots
+            .into_iter()
+            .filter(|slot| self.lives.get(slot).is_some_and(|life| life.running()))
+            .collect();
         if running.is_empty() {
             let text = format!("service {name} is not running: start it first");
             return Err(Failure::new(Code::Failed, text));
@@ -173,11 +184,21 @@ impl Supervisor {
             let generation = life.seen.generation;
             match life.settings().policy.reload.clone() {
                 Reload::Signal(signal) => {
-                    self.actions.push_back(Action::Signal { slot, generation, signal, tree: false });
+                    self.actions.push_back(Action::Signal {
+                        slot,
+                        generation,
+                        signal,
+                        tree: false,
+                    });
                 }
                 Reload::Command(command) => {
                     let timeout = RELOAD_TIMEOUT;
-                    self.actions.push_back(Action::ReloadCommand { slot, generation, command, timeout });
+                    self.actions.push_back(Action::ReloadCommand {
+                        slot,
+                        generation,
+                        command,
+                        timeout,
+                    });
                     commands.push(slot);
                 }
                 Reload::None => {
@@ -196,7 +217,12 @@ impl Supervisor {
         })
     }
 
-    fn signal(&mut self, name: Option<&Name>, instance: Option<&Name>, signal: i32) -> Result<Outcome, Failure> {
+    fn signal(
+        &mut self,
+        name: Option<&Name>,
+        instance: Option<&Name>,
+        signal: i32,
+    ) -> Result<Outcome, Failure> {
         if !(1..=SIGNAL_MAX).contains(&signal) {
             let text = format!("signal {signal} does not exist: give 1 to {SIGNAL_MAX}");
             return Err(Failure::new(Code::InvalidArgument, text));
@@ -206,7 +232,9 @@ impl Supervisor {
             None => self.lives.keys().copied().collect(),
         };
         let mut sent = false;
-        for life in slots.iter().filter_map(|slot| self.lives.get(slot)).filter(|life| life.running()) {
+        for life in
+            slots.iter().filter_map(|slot| self.lives.get(slot)).filter(|life| life.running())
+        {
             let (slot, generation) = (life.slot, life.seen.generation);
             self.actions.push_back(Action::Signal { slot, generation, signal, tree: false });
             sent = true;
@@ -233,7 +261,8 @@ impl Supervisor {
                 // Unknown modes mean off, and no time means procd's default, as there.
                 let mode = mode.or(life.watchdog_mode).unwrap_or(1);
                 let mode = if mode > 2 { 0 } else { mode };
-                let seconds = timeout_s.filter(|seconds| *seconds > 0).unwrap_or(WATCHDOG_DEFAULT_S);
+                let seconds =
+                    timeout_s.filter(|seconds| *seconds > 0).unwrap_or(WATCHDOG_DEFAULT_S);
                 let seconds = if mode == 0 { 0 } else { seconds };
                 life.watchdog_mode = Some(mode);
                 life.health.ask(Duration::from_secs(u64::from(seconds)));
@@ -244,7 +273,29 @@ impl Supervisor {
         Ok(Outcome::Done)
     }
 
-    fn delete(&mut self, name: &Name, instance: Option<&Name>, wait: bool) -> Result<Outcome, Failure> {
+    fn update_start(&mut self, name: &Name) -> Result<Outcome, Failure> {
+        self.targets(name, None)?;
+        if let Some(entry) = self.services.get_mut(name) {
+            entry.unconfirmed = Some(entry.slots.keys().cloned().collect());
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn update_complete(&mut self, name: &Name) -> Result<Outcome, Failure> {
+        self.targets(name, None)?;
+        let stale = self.services.get_mut(name).and_then(|entry| entry.unconfirmed.take());
+        for instance in stale.unwrap_or_default() {
+            self.remove_instance(name, &instance);
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn delete(
+        &mut self,
+        name: &Name,
+        instance: Option<&Name>,
+        wait: bool,
+    ) -> Result<Outcome, Failure> {
         let slots = self.targets(name, instance)?;
         match instance {
             Some(instance) => self.remove_instance(name, instance),

@@ -107,7 +107,8 @@ impl Supervisor {
         now: Moment,
     ) -> Life {
         let Some((service, name)) = owner else {
-            let names = record.as_ref().map(|record| (record.service.clone(), record.instance.clone()));
+            let names =
+                record.as_ref().map(|record| (record.service.clone(), record.instance.clone()));
             return self.stray(slot, names);
         };
         let autostart = service.autostart;
@@ -180,7 +181,9 @@ impl Supervisor {
     /// Instances that no slot and no record knew: new ones.
     fn house_the_rest(&mut self, homeless: BTreeMap<u64, (Arc<Service>, Name)>, now: Moment) {
         let mut rest: Vec<_> = homeless.into_values().collect();
-        rest.sort_by(|(a, i), (b, j)| (!a.core, a.start, &a.name, i).cmp(&(!b.core, b.start, &b.name, j)));
+        rest.sort_by(|(a, i), (b, j)| {
+            (!a.core, a.start, &a.name, i).cmp(&(!b.core, b.start, &b.name, j))
+        });
         for (service, name) in rest {
             let wanted = service.autostart && !self.rival_wanted(&service.name);
             // The keeper's table is full: as with any other table, what came first stays.
@@ -194,7 +197,8 @@ impl Supervisor {
 
     /// Looks at all services before anything is done for or against one of them.
     fn first_steps(&mut self, shutdown: Option<(ShutdownKind, u8)>, now: Moment) {
-        let slots: Vec<u32> = self.lives.values().filter(|life| life.wanted).map(|life| life.slot).collect();
+        let slots: Vec<u32> =
+            self.lives.values().filter(|life| life.wanted).map(|life| life.slot).collect();
         for slot in slots {
             self.pull_requirements(slot, now);
         }
@@ -228,7 +232,9 @@ impl Supervisor {
         while let Some(name) = open.pop() {
             let relations = self.graph.of(&name);
             for other in relations.requires.iter().chain(&relations.wants) {
-                let Some(entry) = self.services.get(other).filter(|entry| !entry.leaving) else { continue };
+                let Some(entry) = self.services.get(other).filter(|entry| !entry.leaving) else {
+                    continue;
+                };
                 for slot in entry.slots.values() {
                     if let Some(life) = self.lives.get_mut(slot)
                         && !life.wanted
@@ -255,8 +261,12 @@ impl Supervisor {
 }
 
 /// The record of a slot, if it is about what the keeper has there.
-fn take_record(records: &mut BTreeMap<u32, InstanceRecord>, state: &SlotState) -> Option<InstanceRecord> {
-    let fits = |record: &InstanceRecord| identity(&record.service, &record.instance) == state.identity;
+fn take_record(
+    records: &mut BTreeMap<u32, InstanceRecord>,
+    state: &SlotState,
+) -> Option<InstanceRecord> {
+    let fits =
+        |record: &InstanceRecord| identity(&record.service, &record.instance) == state.identity;
     if records.get(&state.slot).is_some_and(fits) { records.remove(&state.slot) } else { None }
 }
 

@@ -42,7 +42,11 @@ impl Supervisor {
             if self.is_plain(&life.service.name) {
                 order.insert(life.slot, is_core, stop_number(life));
             }
-            if is_core { core.insert(life.slot) } else { applications.insert(life.slot) };
+            if is_core {
+                core.insert(life.slot)
+            } else {
+                applications.insert(life.slot)
+            };
         }
         self.shutdown = Some(Shutdown { kind, exit_code, order, applications, core, left: false });
         self.starts.clear();
@@ -90,7 +94,12 @@ impl Supervisor {
         for slot in shutdown.applications.iter().chain(&shutdown.core) {
             let Some(life) = self.lives.get(slot) else { continue };
             let (slot, generation) = (life.slot, life.seen.generation);
-            self.actions.push_back(Action::Signal { slot, generation, signal: SIGKILL, tree: true });
+            self.actions.push_back(Action::Signal {
+                slot,
+                generation,
+                signal: SIGKILL,
+                tree: true,
+            });
         }
         self.leave();
     }

@@ -94,7 +94,8 @@ impl Supervisor {
         if life.seen.phase == Phase::Unkillable {
             return ("unkillable", "processes of it hang in the kernel".to_owned());
         }
-        let suspended = || if life.seen.suspended { "suspended by a signal" } else { "" }.to_owned();
+        let suspended =
+            || if life.seen.suspended { "suspended by a signal" } else { "" }.to_owned();
         match &life.state {
             State::Stopped if life.wanted => match self.missing_requirement(&life.service.name) {
                 Some(other) => ("waiting", format!("for {other}, which is required")),
@@ -104,7 +105,9 @@ impl Supervisor {
             State::Waiting => {
                 let detail = match self.blocker(life) {
                     Some(Blocker::Service(other)) => format!("for {other} to be ready"),
-                    Some(Blocker::Rival(other)) => format!("for {other} to end, the two exclude each other"),
+                    Some(Blocker::Rival(other)) => {
+                        format!("for {other} to end, the two exclude each other")
+                    }
                     Some(Blocker::Core) => "for the core services".to_owned(),
                     Some(Blocker::Order) => "for services with lower start numbers".to_owned(),
                     None => String::new(),
@@ -112,7 +115,9 @@ impl Supervisor {
                 ("waiting", detail)
             }
             State::Checking => ("checking", "the conditions".to_owned()),
-            State::Pausing { .. } => ("pausing", format!("before the next respawn: {}", life.reason)),
+            State::Pausing { .. } => {
+                ("pausing", format!("before the next respawn: {}", life.reason))
+            }
             State::Starting { .. } => ("starting", suspended()),
             State::Ready => ("ready", suspended()),
             State::Reloading { .. } => ("reloading", suspended()),

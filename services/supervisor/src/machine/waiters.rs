@@ -41,7 +41,9 @@ pub(super) struct Waiter {
 impl Supervisor {
     pub(super) fn wait_for(&mut self, id: u64, awaited: Awaited, slots: Vec<u32>, now: Moment) {
         if self.waiters.len() >= WAITERS_MAX {
-            let text = format!("{WAITERS_MAX} callers are waiting already: it was begun, ask for the state later");
+            let text = format!(
+                "{WAITERS_MAX} callers are waiting already: it was begun, ask for the state later"
+            );
             self.replies.push((id, Err(Failure::new(Code::Busy, text))));
             return;
         }
@@ -140,9 +142,10 @@ impl Supervisor {
             State::Held { reason } | State::Failed { reason } => {
                 failed(format!("{} {}: {reason}", name.0, name.1))
             }
-            State::Pausing { .. } => {
-                failed(format!("{} {} ended before it was ready: {}; it is tried again", name.0, name.1, life.reason))
-            }
+            State::Pausing { .. } => failed(format!(
+                "{} {} ended before it was ready: {}; it is tried again",
+                name.0, name.1, life.reason
+            )),
             State::Done { fulfilled: false } => {
                 failed(format!("{} {} ended before it was ready: {}", name.0, name.1, life.reason))
             }
@@ -150,7 +153,10 @@ impl Supervisor {
             _ if life.busy() => None,
             _ => {
                 let other = self.missing_requirement(&life.service.name)?;
-                failed(format!("{} requires {other}, which is stopped or has failed: start it first", name.0))
+                failed(format!(
+                    "{} requires {other}, which is stopped or has failed: start it first",
+                    name.0
+                ))
             }
         }
     }
@@ -199,7 +205,10 @@ fn gone(life: &Life) -> Option<Result<(), Failure>> {
 
 fn ended(life: &Life) -> Option<Result<(), Failure>> {
     if life.seen.phase == Phase::Unkillable {
-        let text = format!("processes of {} {} can't be killed: they hang in the kernel", life.service.name, life.name);
+        let text = format!(
+            "processes of {} {} can't be killed: they hang in the kernel",
+            life.service.name, life.name
+        );
         return Some(Err(Failure::new(Code::Failed, text)));
     }
     (!life.busy()).then_some(Ok(()))
@@ -208,5 +217,10 @@ fn ended(life: &Life) -> Option<Result<(), Failure>> {
 /// Only what ends without an answer; answers come by `reload_done`.
 fn reloaded(life: &Life, failed: bool) -> Option<Result<(), Failure>> {
     let lost = !life.running() || failed;
-    lost.then(|| Err(Failure::new(Code::Failed, format!("{} {} ended while it was reloading", life.service.name, life.name))))
+    lost.then(|| {
+        Err(Failure::new(
+            Code::Failed,
+            format!("{} {} ended while it was reloading", life.service.name, life.name),
+        ))
+    })
 }

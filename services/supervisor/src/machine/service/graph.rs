@@ -85,8 +85,9 @@ impl Graph {
 
     /// Those that require `name`.
     pub(crate) fn requirers(&self, name: &Name) -> impl Iterator<Item = &Name> {
-        self.followers(name)
-            .filter(move |other| self.relations.get(*other).is_some_and(|r| r.requires.contains(name)))
+        self.followers(name).filter(move |other| {
+            self.relations.get(*other).is_some_and(|r| r.requires.contains(name))
+        })
     }
 
     /// Whether waiting for `from` means waiting for `to`.

@@ -159,12 +159,18 @@ impl Device {
             Action::Release { slot } => self.log.push(format!("release {}", self.names[&slot])),
             Action::Check { slot, .. } => self.log.push(format!("check {slot}")),
             Action::Probe { slot, .. } => self.log.push(format!("probe {}", self.names[&slot])),
-            Action::ReloadCommand { slot, .. } => self.log.push(format!("reload {}", self.names[&slot])),
+            Action::ReloadCommand { slot, .. } => {
+                self.log.push(format!("reload {}", self.names[&slot]))
+            }
             Action::Record(record) => self.journal.push(record),
             Action::Reply { id: 0, .. } => {}
             Action::Reply { id, result } => {
                 assert!(self.asked.contains(&id), "nobody asked {id}");
-                assert_eq!(self.replies.insert(id, result), None, "request {id} was answered twice");
+                assert_eq!(
+                    self.replies.insert(id, result),
+                    None,
+                    "request {id} was answered twice"
+                );
             }
             Action::Publish(happening) => self.topics.push((happening.topic, happening.data)),
             Action::Leave { kind, exit_code } => {
@@ -180,7 +186,10 @@ impl Device {
             _ => None,
         });
         let record = record.expect("a spawn comes after its record");
-        assert!(record.wanted && record.generation == expected, "spawn {expected} after {record:?}");
+        assert!(
+            record.wanted && record.generation == expected,
+            "spawn {expected} after {record:?}"
+        );
     }
 
     /// Hands over one report of the keeper.
@@ -193,8 +202,20 @@ impl Device {
 
     /// Hands over reports until there are none.
     pub(super) fn calm(&mut self) {
-        while let Some(slot) = self.keeper.changed.first().copied() {
-            self.deliver_one(slot);
+        loop {
+            while let Some(slot) = self.keeper.changed.first().copied() {
+                self.deliver_one(slot);
+            }
+            let messy: Vec<u32> = self
+                .keeper
+                .slots
+                .iter()
+                .filter(|(_, there)| there.messy)
+                .map(|(slot, _)| *slot)
+                .collect();
+            if !messy.into_iter().fold(false, |any, slot| self.keeper.step(slot, self.now) | any) {
+                break;
+            }
         }
     }
 
@@ -249,7 +270,10 @@ impl Device {
 
     pub(super) fn runs(&self, service: &str) -> bool {
         self.machine.view(Some(&name(service))).iter().any(|view| {
-            self.keeper.slots.get(&view.slot.slot).is_some_and(|there| there.state.phase == Phase::Running)
+            self.keeper
+                .slots
+                .get(&view.slot.slot)
+                .is_some_and(|there| there.state.phase == Phase::Running)
         })
     }
 

@@ -23,6 +23,10 @@ pub(super) struct Slot {
     pub(super) disposition: Disposition,
     /// Ends only by SIGKILL.
     pub(super) stubborn: bool,
+    /// Leaves processes behind, so that its end takes time.
+    pub(super) messy: bool,
+    /// The keeper will respawn it alone.
+    answers: bool,
 }
 
 impl Keeper {
@@ -31,6 +35,8 @@ impl Keeper {
             state: empty_slot(slot, identity),
             disposition,
             stubborn: false,
+            messy: false,
+            answers: false,
         });
         slot.state.identity = identity;
         slot.disposition = disposition;
@@ -39,9 +45,12 @@ impl Keeper {
     pub(super) fn dispose(&mut self, slot: u32, disposition: Disposition) {
         let state = self.slots.get_mut(&slot).expect("only a defined slot has a disposition");
         state.disposition = disposition;
-        if state.state.phase == Phase::Waiting && disposition.alone_after_ms.is_none() {
-            state.state.phase = Phase::Idle;
-            self.changed.insert(slot);
+        if disposition.armed_after_ms.or(disposition.alone_after_ms).is_none() {
+            state.answers = false;
+            if state.state.phase == Phase::Waiting {
+                state.state.phase = Phase::Idle;
+                self.changed.insert(slot);
+            }
         }
     }
 
@@ -83,13 +92,33 @@ impl Keeper {
         there.state.exit = exit;
         there.state.exit_generation = there.state.generation;
         there.state.exited_at = now;
-        there.state.phase = Phase::Idle;
         there.state.pid = 0;
-        self.changed.insert(slot);
+        there.state.phase = Phase::Emptying;
         let answered = exit != Exit::Code(0) || there.disposition.on_success;
-        if answered && there.disposition.armed_after_ms.take().is_some() {
-            self.begin(slot, true, now);
+        there.answers = answered && there.disposition.armed_after_ms.take().is_some();
+        self.changed.insert(slot);
+        if !there.messy {
+            self.step(slot, now);
         }
+    }
+
+    /// What the keeper does by itself, one step: the leftovers are gone, or the wait is over.
+    pub(super) fn step(&mut self, slot: u32, now: Moment) -> bool {
+        let Some(there) = self.slots.get_mut(&slot) else { return false };
+        match there.state.phase {
+            Phase::Emptying if there.answers => there.state.phase = Phase::Waiting,
+            Phase::Emptying => there.state.phase = Phase::Idle,
+            Phase::Waiting => {
+                there.answers = false;
+                self.begin(slot, true, now);
+            }
+            _ => return false,
+        }
+        self.changed.insert(slot);
+        if self.slots[&slot].state.phase == Phase::Waiting && !self.slots[&slot].messy {
+            return self.step(slot, now);
+        }
+        true
     }
 
     /// What happens to a slot while no supervisor lives.
@@ -106,7 +135,11 @@ impl Keeper {
 
     pub(super) fn forget(&mut self, slot: u32) {
         if let Some(there) = self.slots.remove(&slot) {
-            assert_eq!(there.state.phase, Phase::Idle, "slot {slot} is forgotten while something of it runs");
+            assert_eq!(
+                there.state.phase,
+                Phase::Idle,
+                "slot {slot} is forgotten while something of it runs"
+            );
         }
         self.changed.remove(&slot);
     }

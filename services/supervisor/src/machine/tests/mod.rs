@@ -4,9 +4,9 @@ mod device;
 mod interleavings;
 mod keeper;
 mod order;
+mod requests;
 mod respawn;
 mod restarts_of_the_supervisor;
-mod requests;
 mod shutdown;
 mod watching;
 

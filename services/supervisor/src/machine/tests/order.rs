@@ -82,10 +82,8 @@ fn a_start_pulls_what_is_required_and_a_stop_ends_the_requirers_first() {
 
 #[test]
 fn starting_one_of_two_that_exclude_each_other_stops_the_other_one() {
-    let mut device = Device::with([
-        with("a", |service| service.conflicts = vec![name("b")]),
-        with("b", |_| {}),
-    ]);
+    let mut device =
+        Device::with([with("a", |service| service.conflicts = vec![name("b")]), with("b", |_| {})]);
     assert_eq!(device.spawned(), ["spawn a"]);
     device.start("b", false);
     assert_eq!(device.done(), ["signal a 15", "release a", "spawn b"]);
@@ -135,9 +133,8 @@ fn services_that_wait_for_each_other_start_all_the_same() {
 
 #[test]
 fn a_thousand_services_start_in_order_and_nothing_is_asked_twice() {
-    let mut device = Device::with((0..1000).map(|n| {
-        with(&format!("s{n}"), |service| service.start = 1000 - n)
-    }));
+    let mut device =
+        Device::with((0..1000).map(|n| with(&format!("s{n}"), |service| service.start = 1000 - n)));
     let spawned = device.spawned();
     assert_eq!(spawned.len(), 1000);
     assert_eq!(spawned[0], "spawn s999");

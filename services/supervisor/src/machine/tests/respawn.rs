@@ -40,6 +40,37 @@ fn a_minute_of_readiness_arms_the_keeper_and_forgives_the_past() {
 }
 
 #[test]
+fn a_crash_that_the_keeper_answers_is_counted_once_even_if_it_takes_time() {
+    let mut device = Device::with([plain("web")]);
+    device.advance(70 * SECOND);
+    device.keeper.slots.get_mut(&0).unwrap().messy = true;
+    device.done();
+    device.crash("web");
+    assert_eq!((device.state("web"), device.machine.view(None)[0].restarts), ("ready", 1));
+    assert_eq!((device.spawned(), device.heard("service.exit")), (vec![], 1));
+}
+
+#[test]
+fn a_stop_cancels_the_keepers_own_respawn() {
+    let mut device = Device::with([with("p", |service| {
+        main(service).policy.respawn = Respawn::Procd { threshold: 0, timeout: 5, retry: 5 };
+    })]);
+    device.advance(70 * SECOND);
+    device.keeper.slots.get_mut(&0).unwrap().messy = true;
+    device.keeper.end(0, protocol::keeper::Exit::Code(0), device.now);
+    for _ in 0..2 {
+        device.keeper.step(0, device.now);
+        device.deliver_one(0);
+        if device.keeper.slots[&0].state.phase == protocol::keeper::Phase::Waiting {
+            break;
+        }
+    }
+    let stop = device.stop("p", true);
+    assert_eq!((device.state("p"), device.answer(stop)), ("stopped", Some(Ok(()))));
+    assert!(!device.runs("p"));
+}
+
+#[test]
 fn an_idle_device_has_nothing_to_wake_up_for() {
     let mut device = Device::with((0..20).map(|n| plain(&format!("s{n}"))));
     device.advance(61 * SECOND);

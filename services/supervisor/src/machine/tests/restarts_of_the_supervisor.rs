@@ -82,7 +82,11 @@ fn a_supervisor_killed_at_any_action_ends_where_it_would_have() {
         for slot in device.keeper.slots.values() {
             assert_eq!(slot.state.phase, Phase::Running, "cut at {cut}: {:?}", device.log);
         }
-        assert_eq!(["a", "b", "c"].map(|text| device.runs(text)), [true, true, false], "cut at {cut}");
+        assert_eq!(
+            ["a", "b", "c"].map(|text| device.runs(text)),
+            [true, true, false],
+            "cut at {cut}"
+        );
         if !reached {
             break;
         }

@@ -175,11 +175,11 @@ fn instances(
     context: &Context,
     core: bool,
 ) -> BTreeMap<Name, Instance> {
-    let mut tables: Vec<(Name, Table<'_>)> = Vec::new();
+    let mut tables: Vec<(Name, Table<'_>, Option<Item<'_>>)> = Vec::new();
     match top.get("instances") {
         None => {
             let name = Name::new(ONLY_INSTANCE).expect("the constant is a name");
-            tables.push((name, top.clone()));
+            tables.push((name, top.clone(), None));
         }
         Some(item) => {
             let entries = item.table().map(|table| table.entries()).unwrap_or_default();
@@ -196,22 +196,26 @@ fn instances(
             }
             for (name, item) in entries.into_iter().take(INSTANCES_MAX) {
                 let Some(table) = item.table() else { continue };
-                table.refuse_others(&INSTANCE_KEYS, |key| {
+                let known: Vec<&str> = INSTANCE_KEYS.into_iter().chain(["data"]).collect();
+                table.refuse_others(&known, |key| {
                     let whole = SERVICE_KEYS.contains(&key);
                     let text = "it belongs to the service; write it above the instances";
                     if whole { Some(text.to_owned()) } else { not_yet(key) }
                 });
                 match Name::new(name) {
-                    Ok(name) => tables.push((name, top.under(&table))),
+                    Ok(name) => tables.push((name, top.under(&table), table.get("data"))),
                     Err(error) => item.wrong(error.to_string()),
                 }
             }
         }
     }
-    let read = |(name, table): (Name, Table<'_>)| {
+    let read = |(name, table, data): (Name, Table<'_>, Option<Item<'_>>)| {
         let surroundings = Surroundings::new(&table, context, service, &name, core);
         let mut errors = Vec::new();
         let mut shown = serde_json::Map::new();
+        if data.is_some() {
+            shown.insert("data".to_owned(), object(data).into());
+        }
         let process = process::process(&table, &surroundings, &mut errors, &mut shown);
         let policy = policy::policy(&table, &surroundings, process.oneshot);
         (name, Instance { process, policy, shown, errors })

@@ -50,7 +50,7 @@ impl<'c> Surroundings<'c> {
             [("VESTAL_SERVICE", service.to_string()), ("VESTAL_INSTANCE", instance.to_string())];
         let mut surroundings = Self { context, env: BTreeMap::new(), names, core };
         let entries = table.merged("env").map(|env| env.entries()).unwrap_or_default();
-        if let Some((_, item)) = entries.get(VARIABLES_MAX) {
+        if let Some(item) = entries.values().nth(VARIABLES_MAX) {
             item.wrong(format!("at most {VARIABLES_MAX} variables are allowed"));
         }
         let mut env = BTreeMap::new();
@@ -60,7 +60,7 @@ impl<'c> Surroundings<'c> {
             }
             // A value sees the supervisor's environment only, so that the order of variables means nothing.
             if let Some(value) = surroundings.expanded(&item) {
-                env.insert(name, value);
+                env.insert(name.to_owned(), value);
             }
         }
         surroundings.env = env;

@@ -4,6 +4,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     ops::{Range, RangeInclusive},
     path::Path,
 };
@@ -14,7 +15,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::settings::problem::{Problem, line_of, nearest};
+use crate::settings::problem::{PROBLEMS_MAX, Problem, line_of, nearest};
+
+/// Problems of one file that are remembered until they are sorted by line; the first [`PROBLEMS_MAX`] are told.
+const REMEMBERED_MAX: usize = 8 * PROBLEMS_MAX;
 
 /// The file that is being read, and what was found wrong with it.
 pub(super) struct Document<'d> {
@@ -50,6 +54,9 @@ impl<'d> Document<'d> {
     }
 
     pub(super) fn report(&self, span: Option<&Range<usize>>, key: &str, text: String) {
+        if self.is_full() {
+            return;
+        }
         let line = span.map(|span| line_of(self.text, span));
         let problem = Problem { file: self.file.to_owned(), line, key: key.to_owned(), text };
         let mut problems = self.problems.borrow_mut();
@@ -57,6 +64,11 @@ impl<'d> Document<'d> {
         if !problems.contains(&problem) {
             problems.push(problem);
         }
+    }
+
+    /// A file with so many mistakes need not be looked at any further.
+    fn is_full(&self) -> bool {
+        self.problems.borrow().len() >= REMEMBERED_MAX
     }
 
     /// What was found, by line.
@@ -84,6 +96,9 @@ impl<'d> Table<'d> {
             let name = key.get_ref().as_ref();
             if known.contains(&name) {
                 continue;
+            }
+            if self.document.is_full() {
+                return;
             }
             let full = format!("{}{name}", self.prefix);
             let hint = later(name).or_else(|| {
@@ -115,13 +130,11 @@ impl<'d> Table<'d> {
     }
 
     /// All entries; one of an upper layer hides the same key below.
-    pub(super) fn entries(&self) -> Vec<(String, Item<'d>)> {
-        let mut entries: Vec<(String, Item<'d>)> = Vec::new();
+    pub(super) fn entries(&self) -> BTreeMap<&'d str, Item<'d>> {
+        let mut entries = BTreeMap::new();
         for (key, value) in self.layers.iter().flat_map(|layer| layer.iter()) {
             let name = key.get_ref().as_ref();
-            if !entries.iter().any(|(known, _)| known == name) {
-                entries.push((name.to_owned(), self.item(name, value)));
-            }
+            entries.entry(name).or_insert_with(|| self.item(name, value));
         }
         entries
     }
@@ -141,10 +154,6 @@ impl<'d> Table<'d> {
     pub(super) fn boolean(&self, key: &str) -> Option<bool> {
         let item = self.get(key)?;
         item.value.as_bool().or_else(|| item.wrong_type("true or false"))
-    }
-
-    pub(super) fn text(&self, key: &str) -> Option<&'d str> {
-        self.get(key)?.text()
     }
 
     /// A text that a parser of its own understands.

@@ -207,6 +207,7 @@ fn instances_override_the_services_keys_and_merge_env_and_limits() {
         [instances.rear]
         command = ["/bin/rear"]
         nice = 7
+        data = { side = 2 }
         "#,
     );
     let (front, rear) = (&service.instances[&name("front")], &service.instances[&name("rear")]);
@@ -216,6 +217,7 @@ fn instances_override_the_services_keys_and_merge_env_and_limits() {
     assert_eq!((front.process.limits.len(), front.process.cgroup.memory), (1, None));
     assert_eq!((rear.process.command[0].as_str(), rear.process.nice), ("/bin/rear", Some(7)));
     assert_eq!(rear.process.cgroup.memory, Some(1 << 20));
+    assert_eq!((rear.shown["data"]["side"].as_i64(), front.shown.len()), (Some(2), 0));
 }
 
 #[test]
@@ -340,6 +342,19 @@ fn each_mistake_says_what_is_allowed() {
 fn a_file_full_of_mistakes_is_told_up_to_the_limit() {
     let many: String = (0..100).map(|n| format!("zzzzzz{n} = 1\n")).collect();
     assert_eq!(read_as(0, &many).unwrap_err().len(), PROBLEMS_MAX);
+}
+
+#[test]
+fn a_hostile_file_costs_little_and_never_the_stack() {
+    let deep = format!("command = {}", "[".repeat(100_000));
+    assert!(!read_as(0, &deep).unwrap_err().is_empty());
+    let deep =
+        format!("command = [\"/x\"]\ndata = {}1{}", "{ a = ".repeat(20_000), " }".repeat(20_000));
+    assert!(!read_as(0, &deep).unwrap_err().is_empty());
+    let dotted = format!("command = [\"/x\"]\ndata.{} = 1", vec!["a"; 125_000].join("."));
+    assert!(!read_as(0, &dotted).unwrap_err().is_empty());
+    let wide: String = (0..30_000).map(|n| format!("k{n} = 1\n")).collect();
+    assert_eq!(read_as(0, &wide).unwrap_err().len(), PROBLEMS_MAX);
 }
 
 proptest! {

@@ -1,0 +1,245 @@
+//! `vestalctl status`: one line an instance, from what the supervisor lists and what /proc says.
+
+use std::time::Duration;
+
+use endpoint::{CallError, Code};
+use protocol::objects::nearest;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    bus::{Bus, How},
+    error::{Error, Exit},
+    output::Output,
+    process,
+    table::{Cell, Paint, Table, clean},
+    units,
+};
+
+/// One line. What is not known is left out of JSON and shown as `-`.
+#[derive(Debug, Default, Serialize)]
+struct Row {
+    service: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
+    state: String,
+    running: bool,
+    ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uptime_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restarts: Option<u64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    health: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_ms: Option<u64>,
+    /// What it says of itself, or why it isn't running.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    note: String,
+}
+
+/// Prints the status of all services, or of one.
+pub(crate) async fn status(bus: &Bus, out: Output, name: Option<&str>) -> Result<(), Error> {
+    let listed = bus.call("service", "list", &json!({}), How::READ).await?;
+    let Value::Object(services) = listed else {
+        return Err(Error::failed("the supervisor's list of services is no table; is it newer?"));
+    };
+    if let Some(name) = name.filter(|name| !services.contains_key(*name)) {
+        return Err(unknown_service(name, &services));
+    }
+    let rows: Vec<Row> = services
+        .iter()
+        .filter(|(service, _)| name.is_none_or(|name| name == *service))
+        .flat_map(|(service, listed)| rows(service, listed))
+        .map(measured)
+        .collect();
+    let report = match bus.call("service", "report", &json!({}), How::READ).await {
+        Ok(report) => report,
+        // An older supervisor reports nothing; its services are worth showing all the same.
+        Err(CallError::Refused(failure)) if failure.code == Code::UnknownMethod => Value::Null,
+        Err(error) => return Err(error.into()),
+    };
+    if out.json {
+        let mut all = Map::new();
+        all.insert("services".to_owned(), json!(rows));
+        if let Value::Object(report) = report {
+            all.extend(report);
+        }
+        return Output::json(&all);
+    }
+    out.table(&table(&rows))?;
+    Output::text(&footer(&report))
+}
+
+fn unknown_service(name: &str, services: &Map<String, Value>) -> Error {
+    let near = nearest(name, services.keys().map(String::as_str));
+    let hint = near.map_or_else(
+        || "`vestalctl status` shows all".to_owned(),
+        |near| format!("did you mean {near:?}?"),
+    );
+    Error::new(Exit::NotFound, format!("there is no service {name:?}; {hint}"))
+}
+
+/// The instances of a service; one line without an instance where it has none.
+fn rows(service: &str, listed: &Value) -> Vec<Row> {
+    let row = |instance: Option<&String>, listed: &Value| {
+        let text = |key: &str| listed[key].as_str().unwrap_or_default().to_owned();
+        let running = listed["running"] == true;
+        let state = match text("state") {
+            state if !state.is_empty() => state,
+            _ if instance.is_none() => "empty".to_owned(),
+            _ if running => "running".to_owned(),
+            _ => "stopped".to_owned(),
+        };
+        Row {
+            service: service.to_owned(),
+            instance: instance.cloned(),
+            note: note(&state, listed),
+            state,
+            running,
+            ready: listed["ready"] == true,
+            pid: listed["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()),
+            uptime_ms: listed["uptime_ms"].as_u64(),
+            restarts: listed["restarts"].as_u64(),
+            health: text("health"),
+            ..Row::default()
+        }
+    };
+    match listed["instances"].as_object() {
+        Some(instances) if !instances.is_empty() => {
+            instances.iter().map(|(name, listed)| row(Some(name), listed)).collect()
+        }
+        _ => vec![row(None, &Value::Null)],
+    }
+}
+
+/// What it says of itself while it is up; else what is wrong with it, or how it ended.
+fn note(state: &str, listed: &Value) -> String {
+    let text = |key: &str| listed[key].as_str().unwrap_or_default();
+    let errors: Vec<&str> =
+        listed["errors"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    match state {
+        "ready" | "reloading" | "running" => text("status").to_owned(),
+        _ if !errors.is_empty() => errors.join("; "),
+        "starting" if !text("status").is_empty() => text("status").to_owned(),
+        _ => text("last_exit").to_owned(),
+    }
+}
+
+/// Adds what /proc knows.
+fn measured(mut row: Row) -> Row {
+    if let Some(usage) = row.pid.and_then(process::usage) {
+        row.memory_bytes = Some(usage.memory);
+        row.cpu_ms = u64::try_from(usage.processor.as_millis()).ok();
+    }
+    row
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new(&[
+        "SERVICE",
+        "INSTANCE",
+        "STATE",
+        ">PID",
+        ">UPTIME",
+        ">RESTARTS",
+        "HEALTH",
+        ">MEMORY",
+        ">CPU",
+        "NOTE",
+    ]);
+    let dash = |known: Option<String>| Cell::from(known.unwrap_or_else(|| "-".to_owned()));
+    let milliseconds = |number: u64| Duration::from_millis(number);
+    for row in rows {
+        table.row([
+            Cell::from(&row.service),
+            dash(row.instance.clone()),
+            Cell::painted(&row.state, paint(&row.state)),
+            dash(row.pid.map(|pid| pid.to_string())),
+            dash(row.uptime_ms.map(|time| units::duration(milliseconds(time)))),
+            dash(row.restarts.map(|restarts| restarts.to_string())),
+            dash(Some(row.health.clone()).filter(|health| !health.is_empty())),
+            dash(row.memory_bytes.map(units::size)),
+            dash(row.cpu_ms.map(|time| units::processor_time(milliseconds(time)))),
+            Cell::from(&row.note),
+        ]);
+    }
+    table
+}
+
+/// The colour of a state; one of a newer supervisor has none.
+fn paint(state: &str) -> Paint {
+    match state {
+        "ready" | "running" | "done" => Paint::Good,
+        "starting" | "stopping" | "waiting" | "checking" | "pausing" | "reloading" => {
+            Paint::Waiting
+        }
+        "held" | "failed" | "unkillable" => Paint::Bad,
+        _ => Paint::Plain,
+    }
+}
+
+/// What is wrong with definitions, and what of the suite is not there.
+fn footer(report: &Value) -> String {
+    let mut text = String::new();
+    for (key, title) in [("problems", "problem"), ("skipped", "not installed")] {
+        for line in report[key].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            text.push_str(&format!("{title}: {}\n", clean(line)));
+        }
+    }
+    if text.is_empty() { text } else { format!("\n{text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instance_has_a_line_and_missing_keys_are_dashes() {
+        let listed = json!({"instances": {
+            "a": {"running": true, "pid": 7, "state": "ready", "ready": true, "uptime_ms": 250_000,
+                "restarts": 2, "health": "ok", "status": "12 clients"},
+            "b": {"running": false},
+        }});
+        let rows = rows("web", &listed);
+        let text = table(&rows).render(false);
+        assert_eq!(
+            text,
+            "SERVICE  INSTANCE  STATE    PID  UPTIME  RESTARTS  HEALTH  MEMORY  CPU  NOTE\n\
+             web      a         ready      7   4m10s         2  ok           -    -  12 clients\n\
+             web      b         stopped    -       -         -  -            -    -\n"
+        );
+    }
+
+    #[test]
+    fn a_service_without_instances_has_a_line_too() {
+        let rows = rows("idle", &json!({"source": "message"}));
+        assert_eq!((rows.len(), &*rows[0].state, &rows[0].instance), (1, "empty", &None));
+    }
+
+    #[test]
+    fn who_is_down_shows_why_and_who_is_up_what_it_says() {
+        let listed = json!({"last_exit": "signal KILL", "status": "busy"});
+        assert_eq!(note("held", &listed), "signal KILL");
+        assert_eq!(note("ready", &listed), "busy");
+        assert_eq!(note("starting", &listed), "busy");
+        assert_eq!(
+            note("failed", &json!({"errors": ["no command", "no user"]})),
+            "no command; no user"
+        );
+    }
+
+    #[test]
+    fn problems_stand_below_the_table() {
+        let report = json!({"problems": ["a.toml:4: unknown key"], "skipped": ["log: no binary"]});
+        assert_eq!(
+            footer(&report),
+            "\nproblem: a.toml:4: unknown key\nnot installed: log: no binary\n"
+        );
+        assert_eq!(footer(&Value::Null), "");
+    }
+}

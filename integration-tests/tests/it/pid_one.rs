@@ -1,0 +1,126 @@
+//! The keeper as PID 1, in namespaces that the test makes itself (root only): orphans, signals, and that only PID 1 may reboot.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+use rustix::process::Signal;
+use testkit::{Device, binary, children_of, until};
+
+use crate::support::{demo, is_root, kill};
+
+/// `unshare` with the keeper as PID 1 of its own pid and mount namespaces.
+fn start_as_pid_one(device: &Device) -> std::process::Child {
+    let console =
+        fs::File::create(device.folder().join("console")).expect("the scratch folder is ours");
+    let keeper = device.command("vestal-keeper");
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(keeper.get_program());
+    command.env_clear();
+    for (name, value) in keeper.get_envs() {
+        command.env(name, value.expect("nothing is taken out"));
+    }
+    command.stdin(Stdio::null());
+    command.stdout(console.try_clone().expect("descriptors are left")).stderr(console);
+    let child = command.spawn().expect("util-linux is there");
+    until("the supervisor answers", || device.ctl(&["status"]).status.success().then_some(()));
+    child
+}
+
+#[test]
+fn as_pid_one_it_supervises_reaps_orphans_and_powers_off_when_asked() {
+    if !is_root("a keeper as PID 1") {
+        return;
+    }
+    let device = Device::new();
+    device.define("web", &demo(&["daemon"]));
+    device.define("once", "command = [\"sh\", \"-c\", \"( : & ); ( : & )\"]\noneshot = true\n");
+    let mut namespace = start_as_pid_one(&device);
+    device.until_state("once", "done");
+    let report = device.json(&["call", "service", "report"]);
+    assert_eq!(
+        (report["keeper"]["pid"].as_i64(), report["keeper"]["pid_one"].as_bool()),
+        (Some(1), Some(true))
+    );
+    let unshare = i32::try_from(namespace.id()).unwrap();
+    let keeper = until("the keeper runs", || children_of(unshare).first().copied());
+    until("no zombie is left", || {
+        let zombies = children_of(keeper).into_iter().filter(|pid| !testkit::alive(*pid));
+        (zombies.count() == 0).then_some(())
+    });
+    device.ctl_ok(&["system", "poweroff"]);
+    // reboot(2) in a pid namespace ends it; unshare then ends by the signal that the kernel chose (pid_namespaces(7)).
+    until("the namespace ends", || namespace.try_wait().unwrap());
+    assert!(fs::read_to_string(device.folder().join("console")).unwrap().contains("Poweroff"));
+}
+
+#[test]
+fn pid_one_powers_off_on_the_signals_that_procd_uses() {
+    if !is_root("a keeper as PID 1") {
+        return;
+    }
+    for signal in [Signal::USR2, Signal::TERM] {
+        let device = Device::new();
+        device.define("web", &demo(&[]));
+        let mut namespace = start_as_pid_one(&device);
+        let unshare = i32::try_from(namespace.id()).unwrap();
+        let keeper = until("the keeper runs", || children_of(unshare).first().copied());
+        kill(keeper, signal);
+        until("the namespace ends", || namespace.try_wait().unwrap());
+    }
+}
+
+#[test]
+fn a_supervisor_killed_under_pid_one_is_replaced() {
+    if !is_root("a keeper as PID 1") {
+        return;
+    }
+    let device = Device::new();
+    device.define("web", &demo(&[]));
+    let mut namespace = start_as_pid_one(&device);
+    let web = device.until_pid("web");
+    let supervisor = device.supervisor_pid();
+    kill(supervisor, Signal::KILL);
+    until("another supervisor", || (device.supervisor_pid() != supervisor).then_some(()));
+    assert_eq!(device.until_pid("web"), web);
+    device.ctl_ok(&["system", "halt"]);
+    until("the namespace ends", || namespace.try_wait().unwrap());
+}
+
+#[test]
+fn a_keeper_that_is_not_pid_one_never_calls_reboot_or_kill_everybody() {
+    let strace = ["/usr/bin/strace", "/bin/strace"]
+        .into_iter()
+        .find(|path| fs::exists(path).unwrap_or(false));
+    let Some(strace) = strace else {
+        panic!("strace is not installed; scripts/test installs it");
+    };
+    let device = Device::new();
+    device.define("web", &demo(&[]));
+    let trace = device.folder().join("trace");
+    let keeper = device.command("vestal-keeper");
+    let mut command = Command::new(strace);
+    command
+        .args(["-f", "-e", "trace=reboot,kill,mount,openat", "-o"])
+        .arg(&trace)
+        .arg(binary("vestal-keeper"));
+    command.env_clear();
+    for (name, value) in keeper.get_envs() {
+        command.env(name, value.expect("nothing is taken out"));
+    }
+    let mut traced =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("the supervisor answers", || device.ctl(&["status"]).status.success().then_some(()));
+    device.until_pid("web");
+    device.ctl_ok(&["system", "reboot"]);
+    until("it ends", || traced.try_wait().unwrap());
+    let calls = fs::read_to_string(&trace).unwrap();
+    for forbidden in ["reboot(", "kill(-1,", "/dev/watchdog", "mount("] {
+        let found = calls.lines().find(|line| line.contains(forbidden));
+        assert_eq!(found, None, "only PID 1 may do this");
+    }
+    assert!(calls.contains("openat("), "the trace is not empty");
+}
