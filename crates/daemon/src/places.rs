@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn a_run_directory_of_ones_own_uses_nothing_of_the_system_even_for_root() {
-        let options = Options { run_dir: Some("/r".into()), ..Options::default() };
+        let mut options = Options::default();
+        options.run_dir = Some("/r".into());
         let places = Places::resolve(&options, nothing, 0);
         assert_eq!(
             places,

@@ -1,6 +1,7 @@
 //! A device in a scratch folder: keeper, supervisor and what they start, driven by the real `vestalctl`.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::{
         fs::chown,
@@ -302,15 +303,39 @@ impl Drop for Device {
             let _ = keeper.wait();
         }
         // Whatever is left has our run directory in its environment; twice, for what was being born meanwhile.
+        let mut groups = BTreeSet::new();
         for _ in 0..2 {
             for process in processes_of(&self.run_dir()) {
+                groups.extend(cgroup_of(process.pid));
                 signal(process.pid, Signal::KILL);
+            }
+        }
+        for group in groups {
+            until("the killed processes have left their cgroup", || {
+                let found = fs::remove_dir(&group);
+                let gone =
+                    found.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+                (found.is_ok() || gone).then_some(())
+            });
+            // Of the service and of the whole device; refused while another instance's is left.
+            for above in group.ancestors().skip(1).take(2) {
+                let _ = fs::remove_dir(above);
             }
         }
         if std::thread::panicking() {
             eprintln!("--- console of {}:\n{}", self.folder.path().display(), self.console());
         }
     }
+}
+
+/// The folder of a process's cgroup, where the supervisor made it.
+fn cgroup_of(pid: i32) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let group = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let ours = group.split('/').any(|part| part.starts_with("vestal-") || part == "services");
+    (ours && group.matches('/').count() >= 2).then(|| Path::new(mount).join(group))
 }
 
 /// Signals a process that may be gone already.

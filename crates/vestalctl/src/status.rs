@@ -48,8 +48,14 @@ pub(crate) async fn status(bus: &Bus, out: Output, name: Option<&str>) -> Result
     let Value::Object(services) = listed else {
         return Err(Error::failed("the supervisor's list of services is no table; is it newer?"));
     };
+    let report = match bus.call("service", "report", &json!({}), How::READ).await {
+        Ok(report) => report,
+        // An older supervisor reports nothing; its services are worth showing all the same.
+        Err(CallError::Refused(failure)) if failure.code == Code::UnknownMethod => Value::Null,
+        Err(error) => return Err(error.into()),
+    };
     if let Some(name) = name.filter(|name| !services.contains_key(*name)) {
-        return Err(unknown_service(name, &services));
+        return Err(unknown_service(name, &services, &report));
     }
     let rows: Vec<Row> = services
         .iter()
@@ -57,12 +63,6 @@ pub(crate) async fn status(bus: &Bus, out: Output, name: Option<&str>) -> Result
         .flat_map(|(service, listed)| rows(service, listed))
         .map(measured)
         .collect();
-    let report = match bus.call("service", "report", &json!({}), How::READ).await {
-        Ok(report) => report,
-        // An older supervisor reports nothing; its services are worth showing all the same.
-        Err(CallError::Refused(failure)) if failure.code == Code::UnknownMethod => Value::Null,
-        Err(error) => return Err(error.into()),
-    };
     if out.json {
         let mut all = Map::new();
         all.insert("services".to_owned(), json!(rows));
@@ -72,10 +72,15 @@ pub(crate) async fn status(bus: &Bus, out: Output, name: Option<&str>) -> Result
         return Output::json(&all);
     }
     out.table(&table(&rows))?;
-    Output::text(&footer(&report))
+    Output::text(&footer(&report, name))
 }
 
-fn unknown_service(name: &str, services: &Map<String, Value>) -> Error {
+/// A service that isn't there may have a definition that was left out.
+fn unknown_service(name: &str, services: &Map<String, Value>, report: &Value) -> Error {
+    if let Some(problem) = problems(report, Some(name)).next() {
+        let text = format!("there is no service {name:?}, because of its definition: {problem}");
+        return Error::new(Exit::NotFound, text);
+    }
     let near = nearest(name, services.keys().map(String::as_str));
     let hint = near.map_or_else(
         || "`vestalctl status` shows all".to_owned(),
@@ -183,13 +188,25 @@ fn paint(state: &str) -> Paint {
     }
 }
 
-/// What is wrong with definitions, and what of the suite is not there.
-fn footer(report: &Value) -> String {
-    let mut text = String::new();
-    for (key, title) in [("problems", "problem"), ("skipped", "not installed")] {
-        for line in report[key].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            text.push_str(&format!("{title}: {}\n", clean(line)));
-        }
+/// What is wrong with the definitions: all, or those in the file of one service.
+fn problems<'r>(report: &'r Value, name: Option<&str>) -> impl Iterator<Item = &'r str> {
+    let file = name.map(|name| format!("/{name}.toml:"));
+    let problems = report["problems"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    problems.filter(move |problem| file.as_ref().is_none_or(|file| problem.contains(file)))
+}
+
+/// What is wrong with definitions, and, where all services are shown, what of the suite is not there.
+fn footer(report: &Value, name: Option<&str>) -> String {
+    let mut text: String =
+        problems(report, name).map(|problem| format!("problem: {}\n", clean(problem))).collect();
+    // Each begins with the daemon's name; why is the same for all, and stands in the JSON.
+    let skipped = report["skipped"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let skipped: Vec<_> = skipped
+        .filter(|_| name.is_none())
+        .map(|line| clean(line.split(':').next().unwrap_or_default()))
+        .collect();
+    if !skipped.is_empty() {
+        text.push_str(&format!("not installed: {}\n", skipped.join(", ")));
     }
     if text.is_empty() { text } else { format!("\n{text}") }
 }
@@ -235,11 +252,23 @@ mod tests {
 
     #[test]
     fn problems_stand_below_the_table() {
-        let report = json!({"problems": ["a.toml:4: unknown key"], "skipped": ["log: no binary"]});
-        assert_eq!(
-            footer(&report),
-            "\nproblem: a.toml:4: unknown key\nnot installed: log: no binary\n"
-        );
-        assert_eq!(footer(&Value::Null), "");
+        let report = json!({
+            "problems": ["/s/a.toml:4: unknown key", "/s/b.toml:1: no command"],
+            "skipped": ["log: no binary", "config: no binary"],
+        });
+        let all = "\nproblem: /s/a.toml:4: unknown key\nproblem: /s/b.toml:1: no command\n\
+                   not installed: log, config\n";
+        assert_eq!(footer(&report, None), all);
+        assert_eq!(footer(&report, Some("b")), "\nproblem: /s/b.toml:1: no command\n");
+        assert_eq!(footer(&report, Some("c")), "");
+        assert_eq!(footer(&Value::Null, None), "");
+    }
+
+    #[test]
+    fn a_service_whose_definition_is_bad_is_not_just_unknown() {
+        let report = json!({"problems": ["/s/a.toml:4: unknown key \"x\""]});
+        let error = unknown_service("a", &Map::new(), &report);
+        assert_eq!(error.exit, Exit::NotFound);
+        assert!(error.text.ends_with("its definition: /s/a.toml:4: unknown key \"x\""));
     }
 }

@@ -248,17 +248,21 @@ fn exit_code(end: &End, positive: bool) -> u8 {
     }
 }
 
-/// Options stand before the command, as getopt(3) takes them; `None`: unknown option, or a value is missing.
+/// Options may stand anywhere before `--`, as getopt(3) of GNU takes them; `None`: unknown option, or a value is missing.
 fn parse(args: Vec<OsString>) -> Option<Options> {
     let mut options =
         Options { socket: None, within: USUAL, simple: false, verbose: false, words: Vec::new() };
-    let mut args = args.into_iter().peekable();
-    while let Some(flags) = args.next_if(|arg| matches!(arg.as_encoded_bytes(), [b'-', _, ..])) {
-        let flags = flags.into_string().ok()?;
-        if flags == "--" {
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        if arg == "--" {
             break;
         }
-        let mut letters = flags[1..].chars();
+        let arg = arg.into_string().ok()?;
+        let Some(flags) = arg.strip_prefix('-').filter(|flags| !flags.is_empty()) else {
+            options.words.push(arg);
+            continue;
+        };
+        let mut letters = flags.chars();
         while let Some(letter) = letters.next() {
             match letter {
                 'S' => options.simple = true,
@@ -277,7 +281,9 @@ fn parse(args: Vec<OsString>) -> Option<Options> {
             }
         }
     }
-    options.words = args.map(|word| word.into_string().ok()).collect::<Option<_>>()?;
+    for word in args {
+        options.words.push(word.into_string().ok()?);
+    }
     Some(options)
 }
 
@@ -299,12 +305,12 @@ mod tests {
     }
 
     #[test]
-    fn options_stand_before_the_command_together_or_apart() {
-        let options = parsed(&["-Sv", "-t5", "-s", "/s", "call", "a", "b", "-S"]).unwrap();
+    fn options_stand_anywhere_together_or_apart() {
+        let options = parsed(&["-v", "-t5", "call", "a", "-Ss", "/s", "b", "--", "-v"]).unwrap();
         assert!(options.simple && options.verbose);
         assert_eq!(options.within, Duration::from_secs(5));
         assert_eq!(options.socket, Some("/s".into()));
-        assert_eq!(options.words, ["call", "a", "b", "-S"]);
+        assert_eq!(options.words, ["call", "a", "b", "-v"]);
         assert_eq!(parsed(&["--", "-S"]).unwrap().words, ["-S"]);
         assert_eq!(parsed(&[]).unwrap().words, [""; 0]);
     }

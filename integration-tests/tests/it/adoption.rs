@@ -142,7 +142,7 @@ fn row_19_a_broken_binary_on_disk_is_refused_and_the_running_one_stays() {
         (device.until_pid("web"), device.supervisor_pid(), device.keeper_pid());
     for (name, what) in [("vestal-supervisor", "supervisor"), ("vestal-keeper", "keeper")] {
         let good = fs::read(programs.join(name)).unwrap();
-        for bad in [&b"#!/bin/sh\necho broken >&2\nexit 1\n"[..], &good[..good.len() / 2], b""] {
+        for bad in [&b"#!/bin/sh\necho broken >&2\nexit 1\n"[..], &good[..4096], b""] {
             replace(&programs.join(name), bad);
             let reply = device.ctl(&[what, "reexec"]);
             assert_eq!(reply.status.code(), Some(1), "{reply:?}");

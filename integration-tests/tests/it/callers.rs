@@ -89,7 +89,7 @@ fn exit_codes_tell_what_went_wrong() {
     let code = |args: &[&str]| device.ctl(args).status.code();
     assert_eq!(code(&["service", "stop", "nobody"]), Some(3));
     assert_eq!(code(&["service", "frobnicate"]), Some(2));
-    assert_eq!(code(&["call", "service", "nonsense"]), Some(1));
+    assert_eq!(code(&["call", "service", "nonsense"]), Some(3));
     let suggestion = device.ctl(&["call", "service", "strat"]).stderr;
     assert!(suggestion.contains("start"), "{suggestion}");
     assert!(device.stop().success());

@@ -10,15 +10,17 @@ use testkit::{Device, binary, children_of, until};
 
 use crate::support::{demo, is_root, kill};
 
-/// `unshare` with the keeper as PID 1 of its own pid and mount namespaces.
+/// `unshare` with the keeper as PID 1 of its own pid and mount namespaces, in a cgroup of its own: PID 1 calls its groups
+/// `services`, whoever else does.
 fn start_as_pid_one(device: &Device) -> std::process::Child {
+    const SCRIPT: &str = "group=$(sed -n 's/^[0-9]* [0-9]* [0-9:]* [^ ]* \\([^ ]*\\) .* - cgroup2 .*/\\1/p' /proc/self/mountinfo | head -n 1)
+        if [ -n \"$group\" ] && mkdir \"$group/vt-$$\"; then echo $$ > \"$group/vt-$$/cgroup.procs\"; fi
+        exec unshare --mount --pid --fork --kill-child --mount-proc \"$0\"";
     let console =
         fs::File::create(device.folder().join("console")).expect("the scratch folder is ours");
     let keeper = device.command("vestal-keeper");
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-        .arg(keeper.get_program());
+    let mut command = Command::new("sh");
+    command.args(["-c", SCRIPT]).arg(keeper.get_program());
     command.env_clear();
     for (name, value) in keeper.get_envs() {
         command.env(name, value.expect("nothing is taken out"));

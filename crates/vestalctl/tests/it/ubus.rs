@@ -23,7 +23,7 @@ fn objects_are_listed_one_a_line_or_with_their_signature() {
     let fake = Fake::start();
     assert_eq!(fake.ubus(&["list"]).stdout, "service\nsystem\n");
     assert_eq!(fake.ubus(&["list", "sys*"]).stdout, "system\n");
-    let reply = fake.ubus(&["-v", "list", "service"]);
+    let reply = fake.ubus(&["list", "-v", "service"]);
     assert!(
         reply.stdout.starts_with("'service' @00000001\n\t\"set\":{\"name\":\"String\"}\n"),
         "{reply:?}"

@@ -59,6 +59,9 @@ impl Cgroups {
         limits: &CgroupLimits,
     ) -> io::Result<(OwnedFd, Vec<String>)> {
         let group = self.path(service, instance);
+        // A group that was once killed as a whole kills what is cloned into it later, too (seen on kernel 6.18), so an empty
+        // one is made anew; one that isn't empty belongs to an instance that runs, and can't be removed.
+        let _ = fs::remove_dir(&group);
         fs::create_dir_all(&group)?;
         let wanted = [
             ("memory.max", limits.memory.map(|bytes| bytes.to_string())),
@@ -87,6 +90,21 @@ impl Cgroups {
             // Refused where another instance is left, which is right.
             let _ = fs::remove_dir(self.base.join(service.escaped()));
         }
+    }
+
+    /// Removes what is empty of all groups: everything has been stopped.
+    pub(crate) fn remove_all(&self) {
+        let folders = |path: &Path| {
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect::<Vec<_>>()
+        };
+        for service in folders(&self.base) {
+            for group in folders(&service).iter().chain([&service]) {
+                // One that isn't empty holds a process that can't be killed; it is said elsewhere.
+                let _ = fs::remove_dir(group);
+            }
+        }
+        let _ = fs::remove_dir(&self.base);
     }
 
     fn path(&self, service: &Name, instance: &Name) -> PathBuf {

@@ -298,6 +298,7 @@ impl Shell {
             Action::Reply { id, result } => self.reply(id, result),
             Action::Publish(happening) => publish(&happening),
             Action::Leave { kind, exit_code } => {
+                self.workshop.close();
                 self.order(&Order::Shutdown { kind, exit_code }, Pending::Leave);
             }
         }

@@ -257,6 +257,13 @@ impl Workshop {
         Ok(())
     }
 
+    /// Everything is stopped for good.
+    pub(crate) fn close(&self) {
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.remove_all();
+        }
+    }
+
     /// How the keeper was last told to answer.
     pub(crate) fn disposition(&self, slot: u32) -> Disposition {
         self.slots.get(&slot).map(|prepared| prepared.disposition).unwrap_or_default()

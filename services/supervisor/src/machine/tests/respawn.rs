@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::keeper::{Exit, ShutdownKind, Stage};
+use protocol::keeper::{Exit, Phase, ShutdownKind, Stage};
 
 use super::*;
 use crate::settings::{Critical, CriticalAction};
@@ -57,11 +57,11 @@ fn a_stop_cancels_the_keepers_own_respawn() {
     })]);
     device.advance(70 * SECOND);
     device.keeper.slots.get_mut(&0).unwrap().messy = true;
-    device.keeper.end(0, protocol::keeper::Exit::Code(0), device.now);
+    device.keeper.end(0, Exit::Code(0), device.now);
     for _ in 0..2 {
         device.keeper.step(0, device.now);
         device.deliver_one(0);
-        if device.keeper.slots[&0].state.phase == protocol::keeper::Phase::Waiting {
+        if device.keeper.slots[&0].state.phase == Phase::Waiting {
             break;
         }
     }
