@@ -38,7 +38,7 @@ pub struct Options {
     pub uci_dir: Option<PathBuf>,
     pub log_level: Option<String>,
     pub log_json: bool,
-    extra: Vec<(&'static str, Option<OsString>)>,
+    pub(crate) extra: Vec<(&'static str, Option<OsString>)>,
     pub free: Vec<OsString>,
 }
 

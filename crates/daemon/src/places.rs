@@ -45,11 +45,21 @@ pub enum PlacesError {
 }
 
 impl Places {
-    /// The places by command line, then environment, then by who we are. Creates nothing but the run directory.
+    /// The places by command line, then environment, then by who we are; makes the run directory.
     ///
     /// # Errors
     /// Where the run directory is too long for sockets, isn't ours, or can't be made.
     pub fn find(options: &Options) -> Result<Self, PlacesError> {
+        let places = Self::locate(options)?;
+        make_run_directory(&places.run, rustix::process::geteuid().as_raw())?;
+        Ok(places)
+    }
+
+    /// The same places, for a program that only talks to what runs there: makes and checks nothing.
+    ///
+    /// # Errors
+    /// Where the run directory is too long for sockets.
+    pub fn locate(options: &Options) -> Result<Self, PlacesError> {
         let variable =
             |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let uid = rustix::process::geteuid().as_raw();
@@ -57,7 +67,6 @@ impl Places {
         if places.run.as_os_str().len() + 1 + LONGEST_SOCKET.len() > SOCKET_PATH_MAX {
             return Err(PlacesError::TooLong { path: places.run });
         }
-        make_run_directory(&places.run, uid)?;
         Ok(places)
     }
 
@@ -158,8 +167,7 @@ mod tests {
 
     #[test]
     fn a_run_directory_of_ones_own_uses_nothing_of_the_system_even_for_root() {
-        let mut options = Options::default();
-        options.run_dir = Some("/r".into());
+        let options = Options { run_dir: Some("/r".into()), ..Options::default() };
         let places = Places::resolve(&options, nothing, 0);
         assert_eq!(
             places,

@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use daemon::{
-    options::Options,
-    places::{Places, PlacesError},
-};
+use daemon::{options::Options, places::Places};
 use endpoint::{CallError, CallOptions, Client, Code, Failure};
 use protocol::objects::{self, DESCRIBE, Description, nearest};
 use serde_json::Value;
@@ -195,11 +192,9 @@ fn run_directory(common: &Common) -> Result<PathBuf, Error> {
     }
     let mut options = Options::default();
     options.run_dir.clone_from(&common.run_dir);
-    match Places::find(&options) {
-        Ok(places) => Ok(places.run),
-        Err(error @ PlacesError::TooLong { .. }) => Err(Error::usage(error.to_string())),
-        Err(error) => Err(Error::new(Exit::Unreachable, error.to_string())),
-    }
+    Places::locate(&options)
+        .map(|places| places.run)
+        .map_err(|error| Error::usage(error.to_string()))
 }
 
 #[cfg(test)]

@@ -56,7 +56,11 @@ fn as_pid_one_it_supervises_reaps_orphans_and_powers_off_when_asked() {
     device.ctl_ok(&["system", "poweroff"]);
     // reboot(2) in a pid namespace ends it; unshare then ends by the signal that the kernel chose (pid_namespaces(7)).
     until("the namespace ends", || namespace.try_wait().unwrap());
-    assert!(fs::read_to_string(device.folder().join("console")).unwrap().contains("Poweroff"));
+    assert!(
+        fs::read_to_string(device.folder().join("console"))
+            .unwrap()
+            .contains("everything is stopped: Poweroff")
+    );
 }
 
 #[test]

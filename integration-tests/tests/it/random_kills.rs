@@ -118,9 +118,9 @@ fn check(device: &Device, wanted: &BTreeMap<String, Option<bool>>) {
     until("the supervisor answers", || device.ctl(&["status"]).status.success().then_some(()));
     for (service, up) in wanted {
         match up {
-            Some(true) => drop(until(&format!("{service} runs, as was acknowledged"), || {
+            Some(true) => until(&format!("{service} runs, as was acknowledged"), || {
                 (device.processes(service).len() == 1).then_some(())
-            })),
+            }),
             Some(false) => until(&format!("{service} is stopped, as was acknowledged"), || {
                 device.processes(service).is_empty().then_some(())
             }),

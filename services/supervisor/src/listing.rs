@@ -31,6 +31,12 @@ pub(crate) struct InstanceView {
     pub(crate) status_text: String,
     /// `ok`, `late`, `missed`, `suspended` ...; empty if nobody watches.
     pub(crate) health: &'static str,
+    /// What the service said of its last failure (sd_notify ERRNO); 0 if nothing.
+    pub(crate) errno: i32,
+    /// The desired state: up.
+    pub(crate) wanted: bool,
+    /// Milliseconds of CLOCK_MONOTONIC: wanted, spawned, ready; what has not happened is left out.
+    pub(crate) times: [Option<u64>; 3],
     /// `service watchdog`: mode and seconds, where a caller has set them; else the definition's.
     pub(crate) watchdog: Option<(u32, u32)>,
 }
@@ -100,6 +106,7 @@ fn instance(definition: Option<&Instance>, view: &InstanceView, verbose: bool) -
         None => exit_code(&mut out, view),
     }
     put(&mut out, "state", view.state);
+    put(&mut out, "desired", if view.wanted { "up" } else { "down" });
     put(&mut out, "ready", view.ready);
     put(&mut out, "generation", view.generation);
     put(&mut out, "restarts", view.restarts);
@@ -111,6 +118,15 @@ fn instance(definition: Option<&Instance>, view: &InstanceView, verbose: bool) -
         [("last_exit", &*view.last_exit), ("health", view.health), ("status", &view.status_text)];
     for (key, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
         put(&mut out, key, text);
+    }
+    if view.errno != 0 {
+        put(&mut out, "errno", view.errno);
+    }
+    let times = ["wanted", "spawned", "ready"].into_iter().zip(view.times);
+    let times = times.filter_map(|(key, time)| Some((key.to_owned(), time?.into())));
+    let times: Map<String, Value> = times.collect();
+    if !times.is_empty() {
+        put(&mut out, "times_ms", times);
     }
     Value::Object(out)
 }

@@ -22,8 +22,16 @@ const SPEC: Spec = Spec {
     about: "Starts, watches and restarts what the definitions say. Started by vestal-keeper.",
     extra: &[
         Extra { long: "rescue", value: None, help: "start the rescue set only" },
-        Extra { long: "check", value: None, help: "say what is wrong with the definition files FILE...; start nothing" },
-        Extra { long: "check-state", value: None, help: "say whether this binary can take over; start nothing" },
+        Extra {
+            long: "check",
+            value: None,
+            help: "say what is wrong with the definition files FILE...; start nothing",
+        },
+        Extra {
+            long: "check-state",
+            value: None,
+            help: "say whether this binary can take over; start nothing",
+        },
     ],
     free: Some("FILE"),
 };
@@ -41,7 +49,10 @@ async fn run(daemon: Context) -> anyhow::Result<()> {
         return shell::check_files(&daemon.places, &files);
     }
     if let Some(file) = files.first() {
-        anyhow::bail!(Wrong(format!("unexpected argument {}; --check looks at files", file.display())));
+        anyhow::bail!(Wrong(format!(
+            "unexpected argument {}; --check looks at files",
+            file.display()
+        )));
     }
     let channel = Channel::inherited().map_err(|error| Wrong(format!("{error:#}")))?;
     let _lock = daemon.lock()?;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Pending, Shell, board,
+    Answer, Pending, Shell, board,
     merge::{How, Message},
     objects::Object,
     reexec,
@@ -91,7 +91,7 @@ impl Shell {
                     if let Request::Delete { name, instance, .. } = &request {
                         self.deleted(&name.clone(), instance.clone());
                     }
-                    self.ask(request, Some(responder));
+                    self.ask(request, responder, Answer::Nothing);
                 }
                 Err(failure) => responder.fail(failure),
             },
@@ -116,7 +116,11 @@ impl Shell {
                 for ignored in &service.ignored {
                     tracing::info!("service {}: ignored: {ignored}", service.name);
                 }
-                self.ask(Request::Set { service: Arc::new(service) }, Some(call.responder));
+                self.ask(
+                    Request::Set { service: Arc::new(service) },
+                    call.responder,
+                    Answer::Nothing,
+                );
             }
             Err(failure) => call.responder.fail(failure),
         }
@@ -175,7 +179,10 @@ impl Shell {
             let mut tables = Map::new();
             let mut put = |key: &str, data: &Map<String, Value>| {
                 let of_type = |(key, value): (&String, &Value)| {
-                    args.r#type.as_ref().is_none_or(|wanted| wanted == key).then(|| (key.clone(), value.clone()))
+                    args.r#type
+                        .as_ref()
+                        .is_none_or(|wanted| wanted == key)
+                        .then(|| (key.clone(), value.clone()))
                 };
                 let data: Map<_, _> = data.iter().filter_map(of_type).collect();
                 if !data.is_empty() {
@@ -184,9 +191,10 @@ impl Shell {
             };
             put("*", &service.data);
             for (name, instance) in &service.instances {
-                if let (true, Some(Value::Object(data))) =
-                    (args.instance.as_ref().is_none_or(|wanted| wanted == name), instance.shown.get("data"))
-                {
+                if let (true, Some(Value::Object(data))) = (
+                    args.instance.as_ref().is_none_or(|wanted| wanted == name),
+                    instance.shown.get("data"),
+                ) {
                     put(name.as_str(), data);
                 }
             }
@@ -223,7 +231,7 @@ impl Shell {
             Ok((name, message, service)) => {
                 // The journal says by itself that it can't be written; the change holds until the next supervisor.
                 drop(self.journal.message(name, message));
-                self.ask(Request::Set { service: Arc::new(service) }, Some(responder));
+                self.ask(Request::Set { service: Arc::new(service) }, responder, Answer::Nothing);
             }
             Err(failure) => responder.fail(failure),
         }
@@ -232,16 +240,34 @@ impl Shell {
     /// procd's `service watchdog`: answers with what holds now.
     fn pet(&mut self, args: Args, responder: Responder) {
         let asked = args.name().and_then(|name| {
-            let instance = args.instance.clone().ok_or_else(|| Failure::new(Code::NotFound, "`instance` is missing"))?;
+            let instance = args
+                .instance
+                .clone()
+                .ok_or_else(|| Failure::new(Code::NotFound, "`instance` is missing"))?;
             Ok((name, instance))
         });
         match asked {
             Ok((name, instance)) => {
-                let request = Request::Watchdog { name, instance, mode: args.mode, timeout_s: args.timeout };
-                self.ask(request, Some(responder));
+                let answer = Answer::Watchdog { service: name.clone(), instance: instance.clone() };
+                let request =
+                    Request::Watchdog { name, instance, mode: args.mode, timeout_s: args.timeout };
+                self.ask(request, responder, answer);
             }
             Err(failure) => responder.fail(failure),
         }
+    }
+
+    /// procd's answer to `service watchdog`.
+    pub(crate) fn watchdog_of(&self, service: &Name, instance: &Name) -> Value {
+        let views = self.machine.view(Some(service));
+        let view = views.iter().find(|view| view.instance == *instance);
+        let period = view.and_then(|view| view.watchdog).unwrap_or_default();
+        json!({
+            "name": service,
+            "instance": instance,
+            "mode": view.and_then(|view| view.watchdog_mode).unwrap_or(0),
+            "timeout": period.as_secs(),
+        })
     }
 
     fn report(&self) -> Value {
@@ -273,7 +299,11 @@ impl Shell {
     fn shut_down(&mut self, kind: ShutdownKind, responder: Responder) {
         let (kind, text) = match self.pid_one {
             true => (kind, format!("stopping everything, then {kind:?}").to_lowercase()),
-            false => (ShutdownKind::Exit, "stopping everything; the machine is left alone, because the keeper is not PID 1".to_owned()),
+            false => (
+                ShutdownKind::Exit,
+                "stopping everything; the machine is left alone, because the keeper is not PID 1"
+                    .to_owned(),
+            ),
         };
         responder.reply(&json!({ "text": text }));
         self.machine.handle_event(Event::Shutdown { kind }, clock::now());
@@ -283,15 +313,16 @@ impl Shell {
         match what {
             Some("supervisor") => match reexec::probe(&self.definitions) {
                 Ok(()) => {
-                    responder.reply(&json!({ "pid": std::process::id(), "starts": self.supervisor_starts }));
+                    responder.reply(
+                        &json!({ "pid": std::process::id(), "starts": self.supervisor_starts }),
+                    );
                     self.stopping_for_the_next = true;
                 }
                 Err(text) => responder.fail(Failure::new(Code::Failed, text)),
             },
             Some("keeper") => {
-                self.next_id += 1;
-                self.waiting.insert(self.next_id, responder);
-                self.order(&Order::Reexec, Pending::Reexec(self.next_id));
+                let id = self.wait(responder, Answer::Nothing);
+                self.order(&Order::Reexec, Pending::Reexec(id));
             }
             _ => {
                 let text = "`what`: supervisor or keeper";
@@ -321,6 +352,10 @@ fn seen(view: &InstanceView, now: Moment) -> listing::InstanceView {
         uptime_ms: view.running.then(|| milliseconds(now.since(view.slot.spawned_at))),
         last_exit,
         status_text: view.status.clone(),
+        errno: view.errno,
+        wanted: view.wanted,
+        times: [view.times.wanted_at, view.times.spawned_at, view.times.ready_at]
+            .map(|time| time.map(|time| time.0 / 1_000_000)),
         health: match (view.slot.suspended, view.watchdog) {
             (true, _) => "suspended",
             (false, Some(_)) if view.running => "ok",
@@ -384,5 +419,5 @@ fn signal(args: &Args) -> Result<Value, Failure> {
         };
         Failure::new(code, format!("signal {signum} to process {pid}: {errno}"))
     })?;
-    Ok(json!({}))
+    Ok(Value::Null)
 }

@@ -82,9 +82,9 @@ impl Channel {
     /// Sends what is queued, as far as the socket takes it.
     pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
         while let Some((message, descriptors)) = self.queue.front() {
-            let sent = self.socket.try_io(Interest::WRITABLE, || {
-                send_one(self.socket.as_fd(), message, descriptors)
-            });
+            let sent = self
+                .socket
+                .try_io(Interest::WRITABLE, || send_one(self.socket.as_fd(), message, descriptors));
             match sent {
                 Ok(()) => drop(self.queue.pop_front()),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
@@ -112,9 +112,9 @@ impl Channel {
     pub(crate) fn receive(&mut self, into: &mut Vec<Received>) -> anyhow::Result<()> {
         for _ in 0..REPORTS_PER_PASS {
             let mut message = [0; MESSAGE_SIZE + 1];
-            let received = self.socket.try_io(Interest::READABLE, || {
-                receive_one(self.socket.as_fd(), &mut message)
-            });
+            let received = self
+                .socket
+                .try_io(Interest::READABLE, || receive_one(self.socket.as_fd(), &mut message));
             match received {
                 Ok((0, _)) => bail!(KeeperGone),
                 Ok((length, descriptor)) => {
@@ -134,7 +134,11 @@ impl Channel {
     }
 }
 
-fn send_one(socket: BorrowedFd<'_>, message: &[u8], descriptors: &[OwnedFd]) -> std::io::Result<()> {
+fn send_one(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    descriptors: &[OwnedFd],
+) -> std::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
     let borrowed: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();

@@ -9,8 +9,14 @@ use protocol::name::Name;
 use crate::settings::Process;
 
 /// What describes our own start and must not leak into a service.
-const PRIVATE: &[&str] =
-    &["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+const PRIVATE: &[&str] = &[
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
 /// Where programs without a slash are looked for when nobody says, as for root's login shell.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -34,7 +40,8 @@ pub(crate) fn of_instance(
             Ok(text) => env.extend(assignments(&text)),
             Err(error) if file.optional && error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                return Err(error).with_context(|| format!("environment file {}", file.path.display()));
+                return Err(error)
+                    .with_context(|| format!("environment file {}", file.path.display()));
             }
         }
     }
@@ -80,7 +87,8 @@ fn assignments(text: &str) -> impl Iterator<Item = (String, String)> {
         let line = line.trim();
         let (name, value) = line.split_once('=').filter(|_| !line.starts_with('#'))?;
         let value = value.trim();
-        let quoted = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+        let quoted =
+            ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
         let name = name.trim().trim_start_matches("export ");
         Some((name.to_owned(), quoted.unwrap_or(value).to_owned()))
     })
@@ -94,7 +102,10 @@ mod tests {
     fn a_program_without_a_slash_is_looked_for_in_the_path() {
         let path = |text: &str| vec![("PATH".to_owned(), text.to_owned())];
         let command = |text: &str| vec![text.to_owned()];
-        assert_eq!(programs(&command("sh"), &path("/usr/bin::bin:/bin")), ["/usr/bin/sh", "/bin/sh"]);
+        assert_eq!(
+            programs(&command("sh"), &path("/usr/bin::bin:/bin")),
+            ["/usr/bin/sh", "/bin/sh"]
+        );
         assert_eq!(programs(&command("/x/sh"), &path("/bin")), ["/x/sh"]);
     }
 

@@ -81,7 +81,10 @@ impl Journal {
             match serde_json::from_slice(body) {
                 Ok(entry) => journal.remember(entry, HEAD + body.len()),
                 // Another version's: what it promised about other slots and services still counts.
-                Err(error) => tracing::warn!("journal {}: an entry is skipped: {error}", journal.path.display()),
+                Err(error) => tracing::warn!(
+                    "journal {}: an entry is skipped: {error}",
+                    journal.path.display()
+                ),
             }
         }
         if at < bytes.len() {
@@ -229,7 +232,8 @@ mod tests {
     use super::*;
 
     fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("vestal-journal-{name}-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("vestal-journal-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
         folder
     }

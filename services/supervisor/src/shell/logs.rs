@@ -76,8 +76,15 @@ impl Pipe {
     async fn copy(&self) {
         while self.fifo.readable().await.is_ok() {
             match self.read() {
-                Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                    tracing::error!("read what a service prints: {error}; its output is no longer kept");
+                Err(error)
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) =>
+                {
+                    tracing::error!(
+                        "read what a service prints: {error}; its output is no longer kept"
+                    );
                     return;
                 }
                 _ => {}
@@ -163,7 +170,10 @@ impl LogFile {
         }
         if let Err(error) = self.try_write(text) {
             if self.dropped == 0 {
-                tracing::warn!("log file {}: {error}; output is dropped until it can be written", self.path.display());
+                tracing::warn!(
+                    "log file {}: {error}; output is dropped until it can be written",
+                    self.path.display()
+                );
             }
             self.dropped += text.len() as u64;
             // Opened again next time: the disk may have room then, or the folder may be back.

@@ -58,7 +58,9 @@ impl Message {
     pub(crate) fn onto(self, earlier: Option<&Self>, how: How) -> Result<Self, Failure> {
         match (self, earlier) {
             (new, None) => Ok(new),
-            (Self::Procd(new), Some(Self::Procd(old))) => Ok(Self::Procd(procd_onto(new, old, how))),
+            (Self::Procd(new), Some(Self::Procd(old))) => {
+                Ok(Self::Procd(procd_onto(new, old, how)))
+            }
             (new @ Self::Toml { .. }, Some(_)) if how == How::Set => Ok(new),
             // Without instances of its own procd's set changes nothing that another form said.
             (new @ Self::Procd(_), Some(Self::Toml { .. })) if how == How::Set => Ok(new),
@@ -84,19 +86,25 @@ impl Message {
                 let message = procd::read(&Value::Object(message.clone()), context)?;
                 Ok(message.over(definitions.of_files(name)))
             }
-            Self::Toml { file, text } => toml::read(text, file.as_ref(), name, Source::Message, context)
-                .map(|read| read.service)
-                .map_err(|problems| {
-                    let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-                    Failure::new(Code::InvalidArgument, lines.join("; "))
-                        .with_details(serde_json::json!({ "problems": lines }))
-                }),
+            Self::Toml { file, text } => {
+                toml::read(text, file.as_ref(), name, Source::Message, context)
+                    .map(|read| read.service)
+                    .map_err(|problems| {
+                        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                        Failure::new(Code::InvalidArgument, lines.join("; "))
+                            .with_details(serde_json::json!({ "problems": lines }))
+                    })
+            }
         }
     }
 }
 
 /// procd's rules: a key that isn't given stays as it was; `add` keeps the instances that aren't named.
-fn procd_onto(mut new: Map<String, Value>, old: &Map<String, Value>, how: How) -> Map<String, Value> {
+fn procd_onto(
+    mut new: Map<String, Value>,
+    old: &Map<String, Value>,
+    how: How,
+) -> Map<String, Value> {
     let mut merged = old.clone();
     if let (How::Add, Some(Value::Object(added))) = (how, new.get("instances")) {
         let mut instances = match old.get("instances") {
@@ -115,8 +123,9 @@ fn procd_onto(mut new: Map<String, Value>, old: &Map<String, Value>, how: How) -
 /// The older text with the newer one's instances beside its own; other keys come from the newer one.
 fn toml_onto(new: &str, old: &str) -> Result<String, Failure> {
     let parse = |text: &str| {
-        text.parse::<::toml::Table>()
-            .map_err(|error| Failure::new(Code::InvalidArgument, error.to_string().trim().to_owned()))
+        text.parse::<::toml::Table>().map_err(|error| {
+            Failure::new(Code::InvalidArgument, error.to_string().trim().to_owned())
+        })
     };
     let (mut merged, mut new) = (parse(old)?, parse(new)?);
     let added = match new.remove("instances") {
@@ -157,7 +166,10 @@ mod tests {
         let old = procd(json!({"name": "a", "instances": {"x": {}}, "data": {"k": 1}}));
         let new = procd(json!({"name": "a", "triggers": []}));
         let Message::Procd(merged) = new.onto(Some(&old), How::Set).unwrap() else { panic!() };
-        assert_eq!(Value::Object(merged), json!({"name": "a", "instances": {"x": {}}, "data": {"k": 1}, "triggers": []}));
+        assert_eq!(
+            Value::Object(merged),
+            json!({"name": "a", "instances": {"x": {}}, "data": {"k": 1}, "triggers": []})
+        );
     }
 
     #[test]

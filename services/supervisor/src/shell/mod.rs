@@ -31,13 +31,15 @@ use daemon::{Shutdown, clock};
 use endpoint::{Incoming, Responder};
 use protocol::{
     failure::Failure,
-    keeper::{Outcome, Phase, Report, Request as Order, SlotState},
+    keeper::{Outcome, Phase, Report, Request as Order, ShutdownKind, SlotState},
     name::Name,
 };
 use rustix::io::Errno;
 use tokio::{signal::unix::Signal, sync::mpsc};
 
-pub(crate) use self::{channel::Channel, definitions::check_files, reexec::check_state, start::start};
+pub(crate) use self::{
+    channel::Channel, definitions::check_files, reexec::check_state, start::start,
+};
 use self::{
     channel::Received,
     definitions::Definitions,
@@ -73,6 +75,21 @@ enum Pending {
     Other(&'static str),
 }
 
+/// A caller that waits, and what a good answer consists of.
+#[derive(Debug)]
+struct Waiting {
+    responder: Responder,
+    answer: Answer,
+}
+
+#[derive(Debug)]
+enum Answer {
+    /// procd answers most methods with nothing at all.
+    Nothing,
+    /// `service watchdog`: what holds now.
+    Watchdog { service: Name, instance: Name },
+}
+
 /// The supervisor at work.
 pub(crate) struct Shell {
     machine: Supervisor,
@@ -86,10 +103,10 @@ pub(crate) struct Shell {
     back: mpsc::Sender<Inbound>,
     /// The last report of every slot.
     states: BTreeMap<u32, SlotState>,
-    /// Why a slot could not be prepared; tried again when it is to be spawned.
-    unprepared: BTreeMap<u32, (Arc<crate::settings::Service>, Name)>,
+    /// Slots that could not be prepared, with the errno of it; the machine defines them again before it tries again.
+    unprepared: BTreeMap<u32, i32>,
     /// Callers that wait for the machine's answer.
-    waiting: HashMap<u64, Responder>,
+    waiting: HashMap<u64, Waiting>,
     next_id: u64,
     keeper_pid: i32,
     pid_one: bool,
@@ -103,7 +120,11 @@ pub(crate) struct Shell {
 
 impl Shell {
     /// Runs until the keeper was told to leave, or somebody wants only us to end.
-    pub(crate) async fn run(mut self, mut shutdown: Shutdown, mut reload: Signal) -> anyhow::Result<()> {
+    pub(crate) async fn run(
+        mut self,
+        mut shutdown: Shutdown,
+        mut reload: Signal,
+    ) -> anyhow::Result<()> {
         let mut reports = Vec::new();
         let mut inbound = Vec::new();
         loop {
@@ -183,7 +204,13 @@ impl Shell {
         let Some(pending) = self.pending.remove(&request) else { return };
         let refused = |slot, errno: i32| Event::SpawnRefused { slot, errno };
         match (pending, outcome) {
-            (Pending::Leave, _) => self.leaving = true,
+            (Pending::Leave, Outcome::Done) => self.leaving = true,
+            (Pending::Leave, outcome) => {
+                tracing::error!(
+                    "the keeper does not leave: {outcome:?}; stopping, so that the next supervisor tries again"
+                );
+                self.leaving = true;
+            }
             (Pending::Reexec(id), outcome) => self.answer_outcome(id, outcome),
             (Pending::Watchdog(id), outcome) => self.watchdog_changed(id, outcome),
             (_, Outcome::Done) => {}
@@ -196,7 +223,10 @@ impl Shell {
                 self.machine.handle_event(refused(slot, errno), clock::now());
             }
             (Pending::Define { slot }, outcome) => {
-                tracing::error!("slot {slot}: the keeper refused its definition: {outcome:?}");
+                tracing::error!(
+                    "{}: the keeper refused its definition: {outcome:?}",
+                    self.owner(slot)
+                );
             }
             (Pending::Other(what), outcome) => tracing::debug!("keeper: {what}: {outcome:?}"),
         }
@@ -214,15 +244,18 @@ impl Shell {
 
     fn notified(&mut self, slot: u32, notification: Notification) {
         let Some(state) = self.states.get(&slot).copied() else { return };
-        let generation = state.generation;
+        let generation = notification.generation.unwrap_or(state.generation);
         let mut descriptors = notification.descriptors.into_iter();
         for line in notification.lines {
             match line {
                 Line::Notice(notice) => {
-                    if notice == Notice::Ready && let Some(prepared) = self.workshop.slot(slot) {
+                    if notice == Notice::Ready
+                        && let Some(prepared) = self.workshop.slot(slot)
+                    {
                         prepared.probe = None;
                     }
-                    self.machine.handle_event(Event::Notify { slot, generation, notice }, clock::now());
+                    self.machine
+                        .handle_event(Event::Notify { slot, generation, notice }, clock::now());
                 }
                 Line::MainPid(pid) if pid != state.pid => {
                     self.order(&Order::Main { slot, generation, pid }, Pending::Other("main pid"));
@@ -231,7 +264,10 @@ impl Shell {
                 Line::Store { name } => self.store(slot, &name, &mut descriptors),
                 Line::Remove { name } => {
                     if let Err(error) = self.workshop.unstore(slot, &name, &mut self.channel) {
-                        tracing::warn!("slot {slot}: give back descriptor {name:?}: {error:#}");
+                        tracing::warn!(
+                            "{}: give back descriptor {name:?}: {error:#}",
+                            self.owner(slot)
+                        );
                     }
                 }
             }
@@ -239,15 +275,33 @@ impl Shell {
         // What is left was sent without FDSTORE, or is a barrier: closing it is the answer.
     }
 
-    fn store(&mut self, slot: u32, name: &str, descriptors: &mut impl Iterator<Item = std::os::fd::OwnedFd>) {
+    fn store(
+        &mut self,
+        slot: u32,
+        name: &str,
+        descriptors: &mut impl Iterator<Item = std::os::fd::OwnedFd>,
+    ) {
         for descriptor in descriptors {
             match self.workshop.store(slot, name, descriptor, &mut self.channel) {
                 Ok(true) => {}
                 Ok(false) => {
-                    tracing::warn!("slot {slot}: descriptor {name:?} is not kept: its fd-store is full");
+                    tracing::warn!(
+                        "{}: descriptor {name:?} is not kept: its fd-store is full",
+                        self.owner(slot)
+                    );
                 }
-                Err(error) => tracing::warn!("slot {slot}: keep descriptor {name:?}: {error:#}"),
+                Err(error) => {
+                    tracing::warn!("{}: keep descriptor {name:?}: {error:#}", self.owner(slot))
+                }
             }
+        }
+    }
+
+    /// Whose slot this is, for a message.
+    fn owner(&self, slot: u32) -> String {
+        match self.machine.owner(slot) {
+            Some((service, instance)) => format!("service {} instance {instance}", service.name),
+            None => format!("slot {slot}"),
         }
     }
 
@@ -282,10 +336,11 @@ impl Shell {
                 let holds = conditions::check(&service.conditions);
                 self.machine.handle_event(Event::Checked { slot, holds }, clock::now());
             }
-            Action::Probe { slot, generation: _, kind } => {
+            Action::Probe { slot, generation, kind } => {
                 if let Some(prepared) = self.workshop.slot(slot) {
                     let environment = prepared.environment.clone();
-                    prepared.probe = Some(probe::start(slot, kind, environment, self.back.clone()));
+                    prepared.probe =
+                        Some(probe::start(slot, generation, kind, environment, self.back.clone()));
                 }
             }
             Action::ReloadCommand { slot, generation, command, timeout } => {
@@ -299,6 +354,9 @@ impl Shell {
             Action::Publish(happening) => publish(&happening),
             Action::Leave { kind, exit_code } => {
                 self.workshop.close();
+                // Only PID 1 may do anything to the machine; elsewhere every kind means: leave.
+                let kind = if self.pid_one { kind } else { ShutdownKind::Exit };
+                tracing::info!("everything is stopped: {kind:?} with code {exit_code}");
                 self.order(&Order::Shutdown { kind, exit_code }, Pending::Leave);
             }
         }
@@ -312,28 +370,25 @@ impl Shell {
         disposition: protocol::keeper::Disposition,
     ) {
         self.unprepared.remove(&slot);
-        let again = (Arc::clone(&service), instance.clone());
+        let name = format!("service {} instance {instance}", service.name);
         match self.workshop.define(slot, service, instance, disposition, &mut self.channel) {
             Ok((sequence, missing)) => {
                 self.pending.insert(sequence, Pending::Define { slot });
                 for limit in missing {
-                    tracing::warn!("service {} instance {}: {limit}", again.0.name, again.1);
+                    tracing::warn!("{name}: {limit}");
                 }
             }
             Err(error) => {
-                tracing::error!("service {} instance {}: {error:#}", again.0.name, again.1);
-                self.unprepared.insert(slot, again);
+                tracing::error!("{name}: {error:#}");
+                let errno =
+                    error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+                self.unprepared.insert(slot, errno.unwrap_or(Errno::INVAL.raw_os_error()));
             }
         }
     }
 
     fn spawn(&mut self, slot: u32, expected: u32) {
-        if let Some((service, instance)) = self.unprepared.remove(&slot) {
-            let disposition = self.workshop.disposition(slot);
-            self.define(slot, service, instance, disposition);
-        }
-        if self.unprepared.contains_key(&slot) {
-            let errno = Errno::ADDRNOTAVAIL.raw_os_error();
+        if let Some(errno) = self.unprepared.get(&slot).copied() {
             self.machine.handle_event(Event::SpawnRefused { slot, errno }, clock::now());
             return;
         }
@@ -346,20 +401,31 @@ impl Shell {
     }
 
     /// Hands a request to the machine; the caller is answered when the machine answers.
-    fn ask(&mut self, request: Request, responder: Option<Responder>) {
-        self.next_id += 1;
-        let id = self.next_id;
-        if let Some(responder) = responder {
-            self.waiting.insert(id, responder);
-        }
+    fn ask(&mut self, request: Request, responder: Responder, answer: Answer) {
+        let id = self.wait(responder, answer);
         self.machine.handle_event(Event::Request { id, request }, clock::now());
     }
 
+    /// Keeps a caller until somebody has an answer.
+    fn wait(&mut self, responder: Responder, answer: Answer) -> u64 {
+        self.next_id += 1;
+        self.waiting.insert(self.next_id, Waiting { responder, answer });
+        self.next_id
+    }
+
     fn reply(&mut self, id: u64, result: Result<(), Failure>) {
-        if let Some(responder) = self.waiting.remove(&id) {
-            responder.finish(result.map(|()| serde_json::json!({})));
-        } else if let Err(failure) = result {
-            tracing::warn!("a remembered request can't be carried out any more: {failure}");
+        let Some(Waiting { responder, answer }) = self.waiting.remove(&id) else {
+            if let Err(failure) = result {
+                tracing::warn!("a remembered request can't be carried out any more: {failure}");
+            }
+            return;
+        };
+        match (result, answer) {
+            (Err(failure), _) => responder.fail(failure),
+            (Ok(()), Answer::Nothing) => responder.reply(&serde_json::Value::Null),
+            (Ok(()), Answer::Watchdog { service, instance }) => {
+                responder.reply(&self.watchdog_of(&service, &instance));
+            }
         }
     }
 }

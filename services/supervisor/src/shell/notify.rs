@@ -34,13 +34,19 @@ pub(crate) enum Line {
     Notice(Notice),
     MainPid(i32),
     /// `FDSTORE=1` with the name (`FDNAME=`, "stored" without).
-    Store { name: String },
-    Remove { name: String },
+    Store {
+        name: String,
+    },
+    Remove {
+        name: String,
+    },
 }
 
 /// What one datagram held.
 #[derive(Debug)]
 pub(crate) struct Notification {
+    /// Which generation is meant, where the sender knows it; otherwise the one that runs now.
+    pub(crate) generation: Option<u32>,
     pub(crate) lines: Vec<Line>,
     pub(crate) descriptors: Vec<OwnedFd>,
 }
@@ -56,7 +62,11 @@ impl Drop for Listener {
 }
 
 /// Reads notifications of `slot` from its socket.
-pub(crate) fn listen(slot: u32, socket: OwnedFd, inbox: mpsc::Sender<Inbound>) -> io::Result<Listener> {
+pub(crate) fn listen(
+    slot: u32,
+    socket: OwnedFd,
+    inbox: mpsc::Sender<Inbound>,
+) -> io::Result<Listener> {
     let socket = std::os::unix::net::UnixDatagram::from(socket);
     socket.set_nonblocking(true)?;
     let socket = UnixDatagram::from_std(socket)?;
@@ -69,7 +79,11 @@ pub(crate) fn listen(slot: u32, socket: OwnedFd, inbox: mpsc::Sender<Inbound>) -
                         return;
                     }
                 }
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) => {}
                 Err(error) => {
                     tracing::error!("notify socket of slot {slot}: {error}");
                     return;
@@ -80,7 +94,11 @@ pub(crate) fn listen(slot: u32, socket: OwnedFd, inbox: mpsc::Sender<Inbound>) -
 }
 
 /// Reads newlines from the readiness FIFO of `slot`; anything before a newline is ignored, as s6 does.
-pub(crate) fn listen_newline(slot: u32, fifo: &Path, inbox: mpsc::Sender<Inbound>) -> io::Result<Listener> {
+pub(crate) fn listen_newline(
+    slot: u32,
+    fifo: &Path,
+    inbox: mpsc::Sender<Inbound>,
+) -> io::Result<Listener> {
     let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(fifo)?;
     Ok(Listener(tokio::spawn(async move {
         let mut buffer = [0; 64];
@@ -88,7 +106,8 @@ pub(crate) fn listen_newline(slot: u32, fifo: &Path, inbox: mpsc::Sender<Inbound
             let Ok(length) = fifo.try_read(&mut buffer) else { continue };
             if buffer[..length].contains(&b'\n') {
                 let lines = vec![Line::Notice(Notice::Ready)];
-                let notification = Notification { lines, descriptors: Vec::new() };
+                let notification =
+                    Notification { generation: None, lines, descriptors: Vec::new() };
                 if inbox.send(Inbound::Notification { slot, notification }).await.is_err() {
                     return;
                 }
@@ -113,7 +132,7 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Notification> {
             descriptors.extend(received);
         }
     }
-    Ok(Notification { lines: parse(&bytes[..got.bytes]), descriptors })
+    Ok(Notification { generation: None, lines: parse(&bytes[..got.bytes]), descriptors })
 }
 
 /// The lines that mean something to us; others are allowed and ignored (sd_notify(3): "unknown assignments").
@@ -134,7 +153,9 @@ fn parse(bytes: &[u8]) -> Vec<Line> {
                 ("ERRNO", number) => Line::Notice(Notice::Errno(number.parse().ok()?)),
                 ("WATCHDOG", "1") => Line::Notice(Notice::Watchdog),
                 ("WATCHDOG", "trigger") => Line::Notice(Notice::WatchdogTrigger),
-                ("WATCHDOG_USEC", number) => Line::Notice(Notice::WatchdogPeriod(microseconds(number)?)),
+                ("WATCHDOG_USEC", number) => {
+                    Line::Notice(Notice::WatchdogPeriod(microseconds(number)?))
+                }
                 ("EXTEND_TIMEOUT_USEC", number) => {
                     Line::Notice(Notice::ExtendTimeout(microseconds(number)?))
                 }
@@ -155,7 +176,8 @@ fn microseconds(text: &str) -> Option<Duration> {
 
 /// Names of stored descriptors become part of `LISTEN_FDNAMES` and of a deposit's name.
 fn is_store_name(name: &str) -> bool {
-    (1..=32).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+    (1..=32).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
 }
 
 fn shorten(status: &str) -> String {

@@ -62,23 +62,68 @@ fn service() -> Description {
     ];
     let one = [NAME, INSTANCE, WAIT];
     Description::new("vestal.service", 1)
-        .method("set", &definition, "create or replace a service: procd's message, or a definition in `toml`", "")
+        .method(
+            "set",
+            &definition,
+            "create or replace a service: procd's message, or a definition in `toml`",
+            "",
+        )
         .method("add", &definition, "as set, but keep the instances that are not named", "")
-        .method("list", &[SOME_NAME, ("verbose", Kind::Boolean, false)], "services and their instances", "procd's table")
+        .method(
+            "list",
+            &[SOME_NAME, ("verbose", Kind::Boolean, false)],
+            "services and their instances",
+            "procd's table",
+        )
         .method("delete", &one, "stop and forget a service, or one instance", "")
-        .method("signal", &[SOME_NAME, INSTANCE, ("signal", Kind::Integer, false)], "signal the main processes (default 1, HUP)", "")
+        .method(
+            "signal",
+            &[SOME_NAME, INSTANCE, ("signal", Kind::Integer, false)],
+            "signal the main processes (default 1, HUP)",
+            "",
+        )
         .method("state", &[NAME, ("spawn", Kind::Boolean, true)], "start or stop all instances", "")
         .method("start", &one, "start a service and what it requires", "")
         .method("stop", &one, "stop a service and what requires it", "")
         .method("restart", &one, "stop, then start", "")
         .method("reload", &one, "reload by signal or command; restart where there is neither", "")
-        .method("update_start", &[NAME], "begin an update: what is not added again is stopped at its end", "")
+        .method(
+            "update_start",
+            &[NAME],
+            "begin an update: what is not added again is stopped at its end",
+            "",
+        )
         .method("update_complete", &[NAME], "end an update", "")
-        .method("get_data", &[SOME_NAME, INSTANCE, ("type", Kind::String, false)], "free data of services and instances", "tables by service")
-        .method("set_data", &[NAME, ("data", Kind::Table, true)], "replace a service's free data", "")
-        .method("watchdog", &[NAME, ("instance", Kind::String, true), ("mode", Kind::Integer, false), ("timeout", Kind::Integer, false)], "keep an instance's watchdog alive, or change it", "name, instance, mode, timeout")
+        .method(
+            "get_data",
+            &[SOME_NAME, INSTANCE, ("type", Kind::String, false)],
+            "free data of services and instances",
+            "tables by service",
+        )
+        .method(
+            "set_data",
+            &[NAME, ("data", Kind::Table, true)],
+            "replace a service's free data",
+            "",
+        )
+        .method(
+            "watchdog",
+            &[
+                NAME,
+                ("instance", Kind::String, true),
+                ("mode", Kind::Integer, false),
+                ("timeout", Kind::Integer, false),
+            ],
+            "keep an instance's watchdog alive, or change it",
+            "name, instance, mode, timeout",
+        )
         .method("reread", &[], "read the definition files again", "problems")
-        .method("report", &[], "what is wrong with definitions, and who runs", "problems, skipped, supervisor, keeper, endpoint")
+        .method(
+            "report",
+            &[],
+            "what is wrong with definitions, and who runs",
+            "problems, skipped, supervisor, keeper, endpoint",
+        )
 }
 
 fn system() -> Description {
@@ -96,9 +141,34 @@ fn system() -> Description {
             "the hardware watchdog",
             "status, timeout, frequency, magicclose",
         )
-        .method("signal", &[("pid", Kind::Integer, true), ("signum", Kind::Integer, true)], "send a signal to a process", "")
-        .method("reboot", &[], "stop everything, then reboot (where the keeper is PID 1)", "what will happen")
-        .method("poweroff", &[], "stop everything, then power off (where the keeper is PID 1)", "what will happen")
-        .method("halt", &[], "stop everything, then halt (where the keeper is PID 1)", "what will happen")
-        .method("reexec", &[("what", Kind::String, true)], "replace `supervisor` or `keeper` by the binary on disk", "")
+        .method(
+            "signal",
+            &[("pid", Kind::Integer, true), ("signum", Kind::Integer, true)],
+            "send a signal to a process",
+            "",
+        )
+        .method(
+            "reboot",
+            &[],
+            "stop everything, then reboot (where the keeper is PID 1)",
+            "what will happen",
+        )
+        .method(
+            "poweroff",
+            &[],
+            "stop everything, then power off (where the keeper is PID 1)",
+            "what will happen",
+        )
+        .method(
+            "halt",
+            &[],
+            "stop everything, then halt (where the keeper is PID 1)",
+            "what will happen",
+        )
+        .method(
+            "reexec",
+            &[("what", Kind::String, true)],
+            "replace `supervisor` or `keeper` by the binary on disk",
+            "",
+        )
 }

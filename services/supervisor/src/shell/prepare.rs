@@ -147,10 +147,15 @@ impl Workshop {
         disposition: Disposition,
         channel: &mut Channel,
     ) -> anyhow::Result<(u32, Vec<String>)> {
-        let settings = service.instances.get(&instance).context("the service has no such instance")?;
+        let settings =
+            service.instances.get(&instance).context("the service has no such instance")?;
         let process = settings.process.clone();
+        if service.core {
+            self.make_own_folders(&service.name, &process)?;
+        }
         let old = self.slots.remove(&slot);
-        let stored = old.as_ref().map(|old| old.stored.clone()).unwrap_or_else(|| self.stored_of(slot));
+        let stored =
+            old.as_ref().map(|old| old.stored.clone()).unwrap_or_else(|| self.stored_of(slot));
         let (probe, drain, listener, newline, old_sockets) = match old {
             Some(old) => (old.probe, old.drain, old.notify, old.newline, old.sockets),
             None => (None, None, None, None, Vec::new()),
@@ -184,6 +189,20 @@ impl Workshop {
         told
     }
 
+    /// A daemon of the suite has a folder of its own in RUN_DIR and in STATE_DIR, whoever it runs as.
+    fn make_own_folders(&self, service: &Name, process: &Process) -> anyhow::Result<()> {
+        for parent in [&self.places.run, &self.places.state] {
+            let folder = parent.join(service.escaped());
+            let made = fs::DirBuilder::new().mode(0o750).recursive(true).create(&folder);
+            made.with_context(|| format!("make {}", folder.display()))?;
+            if let Some(user) = &process.user {
+                chown(&folder, Some(user.uid), Some(user.gid))
+                    .with_context(|| format!("give {} to user {}", folder.display(), user.uid))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Frees everything of a slot, here and in the keeper.
     pub(crate) fn forget(&mut self, slot: u32, channel: &mut Channel) {
         self.release(slot, channel);
@@ -194,7 +213,13 @@ impl Workshop {
             }
         }
         self.withdraw(&format!("s{slot}/"), channel);
-        for path in [self.pipe(slot, "out"), self.pipe(slot, "err"), self.place("notify", slot), self.place("ready", slot), self.place("locks", slot)] {
+        for path in [
+            self.pipe(slot, "out"),
+            self.pipe(slot, "err"),
+            self.place("notify", slot),
+            self.place("ready", slot),
+            self.place("locks", slot),
+        ] {
             // Most slots have only some of them.
             let _ = fs::remove_file(path);
         }
@@ -243,9 +268,15 @@ impl Workshop {
     }
 
     /// Gives back what the service stored under this name.
-    pub(crate) fn unstore(&mut self, slot: u32, name: &str, channel: &mut Channel) -> anyhow::Result<()> {
+    pub(crate) fn unstore(
+        &mut self,
+        slot: u32,
+        name: &str,
+        channel: &mut Channel,
+    ) -> anyhow::Result<()> {
         let Some(prepared) = self.slots.get_mut(&slot) else { return Ok(()) };
-        let (gone, kept) = std::mem::take(&mut prepared.stored).into_iter().partition(|(_, its)| its == name);
+        let (gone, kept) =
+            std::mem::take(&mut prepared.stored).into_iter().partition(|(_, its)| its == name);
         prepared.stored = kept;
         let gone: Vec<(String, String)> = gone;
         // The new plan first: one that names a withdrawn descriptor couldn't be spawned.
@@ -264,11 +295,6 @@ impl Workshop {
         }
     }
 
-    /// How the keeper was last told to answer.
-    pub(crate) fn disposition(&self, slot: u32) -> Disposition {
-        self.slots.get(&slot).map(|prepared| prepared.disposition).unwrap_or_default()
-    }
-
     /// The machine changed how the keeper answers; remembered for the next Define of our own.
     pub(crate) fn disposed(&mut self, slot: u32, disposition: Disposition) {
         if let Some(prepared) = self.slots.get_mut(&slot) {
@@ -282,7 +308,12 @@ impl Workshop {
         self.define(slot, service, instance, prepared.disposition, channel).map(drop)
     }
 
-    fn deposit(&mut self, name: String, descriptor: OwnedFd, channel: &mut Channel) -> anyhow::Result<()> {
+    fn deposit(
+        &mut self,
+        name: String,
+        descriptor: OwnedFd,
+        channel: &mut Channel,
+    ) -> anyhow::Result<()> {
         let request = Request::Deposit { name: DepositName::new(&name)? };
         channel.send(&request, vec![descriptor.try_clone().context("copy a descriptor")?]);
         self.deposits.insert(name, descriptor);
@@ -290,7 +321,8 @@ impl Workshop {
     }
 
     fn withdraw(&mut self, prefix: &str, channel: &mut Channel) {
-        let names: Vec<_> = self.deposits.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+        let names: Vec<_> =
+            self.deposits.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
         for name in names {
             self.deposits.remove(&name);
             if let Ok(name) = DepositName::new(&name) {
@@ -316,7 +348,8 @@ impl Workshop {
         old: Vec<(String, Socket)>,
         channel: &mut Channel,
     ) -> anyhow::Result<Vec<(String, Socket)>> {
-        let wanted: Vec<_> = wanted.iter().map(|socket| (socket_deposit(slot, socket), socket.clone())).collect();
+        let wanted: Vec<_> =
+            wanted.iter().map(|socket| (socket_deposit(slot, socket), socket.clone())).collect();
         for (name, socket) in old {
             if wanted.iter().all(|(kept, _)| *kept != name) {
                 self.withdraw(&name, channel);
@@ -325,8 +358,9 @@ impl Workshop {
         }
         for (name, socket) in &wanted {
             if !self.deposits.contains_key(name) {
-                let listener = sockets::open(socket)
-                    .with_context(|| format!("socket {:?}: listen on {:?}", socket.name, socket.listen))?;
+                let listener = sockets::open(socket).with_context(|| {
+                    format!("socket {:?}: listen on {:?}", socket.name, socket.listen)
+                })?;
                 self.deposit(name.clone(), listener, channel)?;
             }
         }
@@ -343,7 +377,9 @@ impl Workshop {
     ) -> anyhow::Result<()> {
         let owner = process.user.as_ref().map(|user| (user.uid, user.gid));
         let mut pipes = Vec::new();
-        for (wanted, stream, name) in [(process.stdout, Stream::Out, "out"), (process.stderr, Stream::Err, "err")] {
+        for (wanted, stream, name) in
+            [(process.stdout, Stream::Out, "out"), (process.stderr, Stream::Err, "err")]
+        {
             if wanted {
                 let path = self.pipe(slot, name);
                 make_fifo(&path, owner).with_context(|| format!("log pipe {}", path.display()))?;
@@ -359,7 +395,8 @@ impl Workshop {
         match process.readiness.kind {
             ReadinessKind::Fd(_) if prepared.newline.is_none() => {
                 let path = self.place("ready", slot);
-                make_fifo(&path, owner).with_context(|| format!("readiness pipe {}", path.display()))?;
+                make_fifo(&path, owner)
+                    .with_context(|| format!("readiness pipe {}", path.display()))?;
                 prepared.newline = Some(notify::listen_newline(slot, &path, self.inbox.clone())?);
             }
             ReadinessKind::Fd(_) => {}
@@ -410,13 +447,23 @@ impl Workshop {
         let plan = Plan {
             programs: environment::programs(&process.command, &prepared.environment),
             argv: process.command.clone(),
-            env: prepared.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            env: prepared
+                .environment
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
             directory: process.directory.to_string_lossy().into_owned(),
             stdin: null(),
             stdout: pipe(process.stdout, "out"),
             stderr: pipe(process.stderr, "err"),
             lock: self.place("locks", slot).to_string_lossy().into_owned(),
-            sockets: prepared.sockets.iter().map(|(name, _)| name).chain(prepared.stored.iter().map(|(name, _)| name)).cloned().collect(),
+            sockets: prepared
+                .sockets
+                .iter()
+                .map(|(name, _)| name)
+                .chain(prepared.stored.iter().map(|(name, _)| name))
+                .cloned()
+                .collect(),
             ready: match process.readiness.kind {
                 ReadinessKind::Fd(number) => {
                     Some((self.place("ready", slot).to_string_lossy().into_owned(), number))
@@ -434,7 +481,9 @@ impl Workshop {
             descriptors.push(group);
             missing = not_enforced;
         } else if process.cgroup != Default::default() {
-            missing.push("memory, pids and cpu limits are not enforced: no writable cgroup v2".to_owned());
+            missing.push(
+                "memory, pids and cpu limits are not enforced: no writable cgroup v2".to_owned(),
+            );
         }
         let define = Request::Define {
             slot,
@@ -461,7 +510,9 @@ impl Workshop {
 
 /// The notify socket is made only for those who use it: a thousand plain services need no thousand sockets.
 fn wants_notify(process: &Process) -> bool {
-    process.readiness.kind == ReadinessKind::Notify || process.watchdog.is_some() || process.fd_store > 0
+    process.readiness.kind == ReadinessKind::Notify
+        || process.watchdog.is_some()
+        || process.fd_store > 0
 }
 
 /// A socket's name in the keeper follows from all that a change of would need another socket.
@@ -486,7 +537,11 @@ fn executor(process: &Process, path: &Path) -> Option<Executor> {
         capabilities: process.capabilities,
         no_new_privileges: process.no_new_privileges,
         umask: process.umask,
-        read_only_paths: process.read_only_paths.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+        read_only_paths: process
+            .read_only_paths
+            .iter()
+            .map(|path| path.to_string_lossy().into_owned())
+            .collect(),
     };
     (settings != ExecSettings::default())
         .then(|| Executor { path: path.to_string_lossy().into_owned(), settings })

@@ -34,18 +34,21 @@ impl Drop for Probe {
 /// Starts looking. `environment` is the service's, for commands.
 pub(crate) fn start(
     slot: u32,
+    generation: u32,
     kind: ReadinessKind,
     environment: Vec<(String, String)>,
     inbox: mpsc::Sender<Inbound>,
 ) -> Probe {
     Probe(tokio::spawn(async move {
         let mut interval = INTERVAL_MIN;
-        while !tokio::time::timeout(LOOK_MAX, is_ready(&kind, &environment)).await.unwrap_or(false) {
+        while !tokio::time::timeout(LOOK_MAX, is_ready(&kind, &environment)).await.unwrap_or(false)
+        {
             tokio::time::sleep(interval).await;
             interval = INTERVAL_MAX.min(interval * 2);
         }
         let lines = vec![Line::Notice(Notice::Ready)];
-        let notification = Notification { lines, descriptors: Vec::new() };
+        let notification =
+            Notification { generation: Some(generation), lines, descriptors: Vec::new() };
         // Nobody listens where the supervisor is leaving.
         let _ = inbox.send(Inbound::Notification { slot, notification }).await;
     }))
@@ -66,9 +69,8 @@ fn accepts(path: &Path) -> bool {
     let Ok(address) = SocketAddrUnix::new(path) else { return false };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     [SocketType::STREAM, SocketType::SEQPACKET, SocketType::DGRAM].into_iter().any(|kind| {
-        socket_with(AddressFamily::UNIX, kind, flags, None).is_ok_and(|socket| {
-            matches!(connect(&socket, &address), Ok(()) | Err(Errno::AGAIN))
-        })
+        socket_with(AddressFamily::UNIX, kind, flags, None)
+            .is_ok_and(|socket| matches!(connect(&socket, &address), Ok(()) | Err(Errno::AGAIN)))
     })
 }
 

@@ -22,7 +22,9 @@ const PROBE_TIME: Duration = Duration::from_secs(5);
 /// Why it must not be started.
 pub(crate) fn probe(definitions: &Definitions) -> Result<(), String> {
     let binary = programs().map_err(|error| format!("{error:#}"))?.join("vestal-supervisor");
-    let refused = |why: String| format!("{} is not started: {why}; the running supervisor stays", binary.display());
+    let refused = |why: String| {
+        format!("{} is not started: {why}; the running supervisor stays", binary.display())
+    };
     let mut child = Command::new(&binary)
         .arg("--check-state")
         .args(definitions.arguments())

@@ -79,7 +79,9 @@ pub(crate) fn turn_away(listener: &OwnedFd) {
     let no_wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     for _ in 0..BACKLOG {
         let waiting = &mut [PollFd::new(listener, PollFlags::IN)];
-        if poll(waiting, Some(&no_wait)) != Ok(1) || acceptfrom_with(listener, SocketFlags::CLOEXEC).is_err() {
+        if poll(waiting, Some(&no_wait)) != Ok(1)
+            || acceptfrom_with(listener, SocketFlags::CLOEXEC).is_err()
+        {
             return;
         }
     }

@@ -93,7 +93,9 @@ fn remember(
                 machine.handle_event(Event::Request { id: 0, request }, now);
             }
             // It was accepted once: by another version, or with a user that is gone now.
-            Err(failure) => tracing::error!("service {name}: its remembered definition is refused now: {failure}"),
+            Err(failure) => tracing::error!(
+                "service {name}: its remembered definition is refused now: {failure}"
+            ),
         }
     }
     for state in slots.values() {
@@ -109,7 +111,8 @@ fn serve(
     channel: &mut Channel,
     back: &mpsc::Sender<Inbound>,
 ) -> anyhow::Result<endpoint::Server> {
-    let server = endpoint::Server::new(endpoint::Settings::default()).context("make the endpoint")?;
+    let server =
+        endpoint::Server::new(endpoint::Settings::default()).context("make the endpoint")?;
     for (name, object) in [("service", Object::Service), ("system", Object::System)] {
         server.add(name, Forward { object, inbox: back.clone() })?;
     }
@@ -143,7 +146,9 @@ async fn take_over(channel: &mut Channel) -> anyhow::Result<Handover> {
                         deposits: Vec::new(),
                     });
                 }
-                (Report::Slot(state), Some(handover)) => drop(handover.slots.insert(state.slot, state)),
+                (Report::Slot(state), Some(handover)) => {
+                    handover.slots.insert(state.slot, state);
+                }
                 (Report::Deposit { name }, Some(handover)) => {
                     let descriptor = descriptor.context("a deposit came without its descriptor")?;
                     handover.deposits.push((name, descriptor));

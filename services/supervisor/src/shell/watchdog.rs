@@ -12,7 +12,7 @@ use protocol::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Pending, Shell};
+use super::{Answer, Pending, Shell, Waiting};
 
 /// The keeper stops feeding when we did not renew for so long: a supervisor that hangs resets the device.
 const LEASE_S: u16 = 60;
@@ -69,7 +69,8 @@ impl Watchdog {
                 self.settings.timeout_s = frequency.saturating_mul(2);
             }
         }
-        self.settings.frequency_s = self.settings.frequency_s.min((self.settings.timeout_s / 2).max(1));
+        self.settings.frequency_s =
+            self.settings.frequency_s.min((self.settings.timeout_s / 2).max(1));
         self.settings.magic_close = args.magicclose.unwrap_or(self.settings.magic_close);
         self.settings.run = !args.stop.unwrap_or(!self.settings.run);
     }
@@ -96,15 +97,17 @@ impl Shell {
             Ok(args) => args,
             Err(failure) => return call.responder.fail(failure),
         };
-        let asks = args.frequency.is_none() && args.timeout.is_none() && args.magicclose.is_none() && args.stop.is_none();
+        let asks = args.frequency.is_none()
+            && args.timeout.is_none()
+            && args.magicclose.is_none()
+            && args.stop.is_none();
         if asks || !self.pid_one {
             // Where we are not PID 1 the device is somebody else's: it is shown as offline, whatever is asked.
             return call.responder.reply(&self.watchdog.state());
         }
         self.watchdog.change(&args);
-        self.next_id += 1;
-        self.waiting.insert(self.next_id, call.responder);
-        self.send_watchdog(Pending::Watchdog(self.next_id));
+        let id = self.wait(call.responder, Answer::Nothing);
+        self.send_watchdog(Pending::Watchdog(id));
     }
 
     pub(crate) fn renew_watchdog(&mut self) {
@@ -124,16 +127,16 @@ impl Shell {
             return self.answer_outcome(id, outcome);
         }
         self.watchdog.open = self.watchdog.settings.run;
-        if let Some(responder) = self.waiting.remove(&id) {
-            responder.reply(&self.watchdog.state());
+        if let Some(waiting) = self.waiting.remove(&id) {
+            waiting.responder.reply(&self.watchdog.state());
         }
     }
 
     /// The keeper's answer to a caller's request.
     pub(crate) fn answer_outcome(&mut self, id: u64, outcome: Outcome) {
-        let Some(responder) = self.waiting.remove(&id) else { return };
+        let Some(Waiting { responder, .. }) = self.waiting.remove(&id) else { return };
         let text = match outcome {
-            Outcome::Done => return responder.reply(&json!({})),
+            Outcome::Done => return responder.reply(&Value::Null),
             Outcome::Errno(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
             Outcome::NotPidOne => "only where the keeper is PID 1".to_owned(),
             other => format!("{other:?}"),
