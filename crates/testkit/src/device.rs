@@ -9,13 +9,14 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Process, processes_of, until};
+use crate::{Process, processes_of, until, within};
 
 /// One copy of the suite. Dropping it kills whatever is left of it.
 pub struct Device {
@@ -311,7 +312,8 @@ impl Drop for Device {
             }
         }
         for group in groups {
-            until("the killed processes have left their cgroup", || {
+            // A process that hangs in the kernel keeps its group; the test has said what it has to say.
+            within(Duration::from_secs(5), || {
                 let found = fs::remove_dir(&group);
                 let gone =
                     found.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);

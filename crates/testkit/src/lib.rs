@@ -6,4 +6,4 @@ mod wait;
 
 pub use device::{Device, Reply, binary};
 pub use processes::{Process, alive, children_of, environment_of, processes_of};
-pub use wait::{LIMIT, until};
+pub use wait::{LIMIT, until, within};

@@ -14,21 +14,24 @@ const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// Looks until `look` returns something; panics with `what` after [`LIMIT`].
 #[track_caller]
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    let caller = Location::caller();
+    within(LIMIT, look)
+        .unwrap_or_else(|| panic!("waited {LIMIT:?} at {caller} and did not see: {what}"))
+}
+
+/// Looks until `look` returns something, at most so long.
 #[expect(
     clippy::disallowed_methods,
     reason = "a limit for a test that hangs; nothing is decided by it"
 )]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn within<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {
-        if let Some(found) = look() {
+        let found = look();
+        if found.is_some() || started.elapsed() > limit {
             return found;
         }
-        assert!(
-            started.elapsed() < LIMIT,
-            "waited {LIMIT:?} at {} and did not see: {what}",
-            Location::caller()
-        );
         // An interrupted wait only means that we look a little earlier.
         let _ = poll(&mut [], Some(&LOOK_AGAIN));
     }

@@ -120,6 +120,27 @@ fn row_05_a_service_that_ignores_sigterm_is_killed_after_its_grace_period() {
     assert_eq!(seen["exit_code"], 137, "{seen}");
 }
 
+/// A process that no signal reaches, until this is dropped (cgroup v1 freezer: a killed task stays in state D).
+struct Frozen(std::path::PathBuf);
+
+impl Frozen {
+    fn new(freezer: &Path, pid: i32) -> Self {
+        let group = freezer.join(format!("vestal-test-{pid}"));
+        fs::create_dir(&group).unwrap();
+        fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
+        fs::write(group.join("freezer.state"), "FROZEN").unwrap();
+        Self(group)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("freezer.state"), "THAWED");
+        // The killed process has to leave it first.
+        testkit::within(std::time::Duration::from_secs(5), || fs::remove_dir(&self.0).ok());
+    }
+}
+
 #[test]
 fn row_06_a_process_that_cannot_be_killed_is_said_and_not_started_twice() {
     let freezer = Path::new("/sys/fs/cgroup/freezer");
@@ -129,22 +150,18 @@ fn row_06_a_process_that_cannot_be_killed_is_said_and_not_started_twice() {
     }
     let device = device_with(&[("stuck", demo(&[]) + "stop-timeout = \"100ms\"\n")]);
     let pid = device.until_pid("stuck");
-    let group = freezer.join(format!("vestal-test-{pid}"));
-    fs::create_dir(&group).unwrap();
-    fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
-    fs::write(group.join("freezer.state"), "FROZEN").unwrap();
+    let frozen = Frozen::new(freezer, pid);
     let reply = device.ctl(&["service", "restart", "--no-wait", "stuck"]);
     assert!(reply.status.success(), "{reply:?}");
     until("it is called unkillable", || {
         (device.instance("stuck", "instance1")["state"] == "unkillable").then_some(())
     });
     assert_eq!(device.processes("stuck").len(), 1, "no second copy");
-    fs::write(group.join("freezer.state"), "THAWED").unwrap();
+    drop(frozen);
     let next = until("it starts once the old one is gone", || {
         Some(device.until_pid("stuck")).filter(|now| *now != pid)
     });
     assert!(alive(next) && !alive(pid));
-    until("the test's group is empty", || fs::remove_dir(&group).ok());
 }
 
 #[test]

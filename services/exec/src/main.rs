@@ -146,6 +146,7 @@ fn set_oom_score(score: i32) -> io::Result<()> {
 }
 
 fn exec(view: PlanView<'_>) -> Failure {
+    sys::restore_broken_pipe_signal();
     let argv: Vec<&CStr> = view.argv().collect();
     let env: Vec<&CStr> = view.env().collect();
     let mut errno = libc::ENOENT;

@@ -155,6 +155,12 @@ fn mount_flags(path: &CStr) -> io::Result<c_ulong> {
     Ok(found.f_flag & (libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC))
 }
 
+/// Rust's start-up code ignores SIGPIPE, and an ignored signal stays ignored over exec.
+pub(crate) fn restore_broken_pipe_signal() {
+    // SAFETY: SIG_DFL is valid for SIGPIPE.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// execve(2); returns only the error.
 pub(crate) fn exec(program: &CStr, argv: &[&CStr], env: &[&CStr]) -> i32 {
     let pointers = |texts: &[&CStr]| -> Vec<*const c_char> {

@@ -33,6 +33,8 @@ pub(crate) enum Handover {
     Slots {
         next: u32,
     },
+    /// The log ring, if anything is in it.
+    Ring,
     Deposits {
         next: u32,
     },
@@ -166,7 +168,8 @@ impl Channel {
         }
     }
 
-    fn unseen(&self) -> u32 {
+    /// Reports that the supervisor has not acknowledged.
+    pub(crate) fn unseen(&self) -> u32 {
         self.sent.wrapping_sub(self.seen)
     }
 

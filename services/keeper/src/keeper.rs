@@ -7,12 +7,11 @@
 use std::{
     mem::MaybeUninit,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    time::Duration,
 };
 
 use daemon::clock;
 use protocol::{
-    keeper::{Exit, Phase, SLOTS_MAX, ShutdownKind, Stage},
+    keeper::{Exit, Phase, ShutdownKind, Stage},
     time::Moment,
 };
 use rustix::{
@@ -24,22 +23,21 @@ use rustix::{
 use crate::{
     channel::Channel,
     deposits::Deposits,
+    drain::Drain,
     pid1::{self, Feeding, PidOne},
     proc,
     record::Records,
     reexec::Reexec,
-    say::say,
+    say::{How, Signal, errno_text, say},
+    slot::Slot,
     spawn::{self, Word},
+    stop::Stop,
     supervisor::{Command, Life, Verdict},
     sys,
-    table::{Slot, Table},
+    table::Table,
     tree::{self, Left},
 };
 
-/// After being asked to stop everything the supervisor has this long.
-const STOP_TIME: Duration = Duration::from_secs(90);
-/// Between SIGTERM and SIGKILL where the keeper stops everything itself, and the wait for what was killed.
-const KILL_TIME: Duration = Duration::from_secs(5);
 /// Slots served and children reaped a round, so that the channel is never kept waiting.
 pub(crate) const BATCH: usize = 64;
 
@@ -50,6 +48,7 @@ pub(crate) enum Token {
     Channel { start: u32 },
     Errors { slot: u32, generation: u32 },
     Process { slot: u32, generation: u32 },
+    Log { slot: u32, stream: u32 },
 }
 
 impl Token {
@@ -59,6 +58,7 @@ impl Token {
             Self::Channel { start } => (1, 0, start),
             Self::Errors { slot, generation } => (2, slot, generation),
             Self::Process { slot, generation } => (3, slot, generation),
+            Self::Log { slot, stream } => (4, slot, stream),
         };
         EventData::new_u64(kind << 56 | u64::from(slot) << 32 | u64::from(number))
     }
@@ -72,38 +72,10 @@ impl Token {
             1 => Some(Self::Channel { start: number }),
             2 => Some(Self::Errors { slot, generation: number }),
             3 => Some(Self::Process { slot, generation: number }),
+            4 => Some(Self::Log { slot, stream: number }),
             _ => None,
         }
     }
-}
-
-/// How far the end of everything is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Stop {
-    No,
-    /// The supervisor is asked to stop everything.
-    Asked {
-        kind: ShutdownKind,
-        told: bool,
-        deadline: Moment,
-    },
-    /// The supervisor has stopped everything and may leave.
-    Leaving {
-        kind: ShutdownKind,
-        code: u8,
-        deadline: Moment,
-    },
-    /// There is no supervisor: the keeper has sent SIGTERM to all.
-    Terminating {
-        kind: ShutdownKind,
-        deadline: Moment,
-    },
-    /// SIGKILL was sent to all.
-    Killing {
-        kind: ShutdownKind,
-        code: u8,
-        deadline: Moment,
-    },
 }
 
 /// Everything the keeper has.
@@ -124,6 +96,7 @@ pub(crate) struct Keeper {
     pub(crate) stop: Stop,
     pub(crate) feeding: Option<Feeding>,
     pub(crate) reexec: Reexec,
+    pub(crate) drain: Drain,
     /// Children or requests are left over from the last round.
     pub(crate) more: bool,
 }
@@ -150,35 +123,6 @@ impl Keeper {
         // Whatever ended before the signals were watched is still there to be waited for.
         self.more = true;
         Ok(())
-    }
-
-    /// Takes over what an earlier keeper of this boot left: who lives is adopted, who doesn't is lost.
-    pub(crate) fn adopt(&mut self, now: Moment) {
-        for number in 0..SLOTS_MAX {
-            let Some(record) = self.records.read(number) else { continue };
-            let Some(slot) = self.slots.place(number) else { continue };
-            slot.used = true;
-            slot.inherited = true;
-            slot.enters_itself = true;
-            slot.state.identity = record.identity;
-            slot.state.generation = record.generation;
-            slot.state.spawned_at = record.spawned_at;
-            if let Some(known) = record.process
-                && let Some(pidfd) = known.open()
-            {
-                slot.state.phase = Phase::Running;
-                slot.state.pid = known.pid;
-                slot.session = record.session;
-                let identity = proc::identify(known.pid, pidfd.as_fd());
-                self.records.running(number, known.pid, record.session, identity);
-                slot.pidfd = Some(pidfd);
-            } else if record.generation > 0 {
-                slot.state.exit = Exit::Lost;
-                slot.state.exit_generation = record.generation;
-                slot.state.exited_at = now;
-                self.records.idle(number, record.identity, record.generation);
-            }
-        }
     }
 
     /// The loop; returns the exit code.
@@ -221,6 +165,7 @@ impl Keeper {
             Token::Process { slot, generation } if self.is_current(slot, generation) => {
                 self.adopted_ended(slot, now);
             }
+            Token::Log { slot, stream } => self.read_log(slot, stream, now),
             _ => {}
         }
     }
@@ -268,45 +213,6 @@ impl Keeper {
         }
     }
 
-    /// Somebody wants everything stopped; who says so twice is in a hurry.
-    fn stop_wanted(&mut self, kind: ShutdownKind, now: Moment) {
-        match self.stop {
-            Stop::No if self.life.lives() => {
-                self.stop = Stop::Asked { kind, told: false, deadline: now + STOP_TIME };
-            }
-            Stop::No => {
-                for slot in self.slots.iter_mut() {
-                    slot.dispose(Default::default());
-                    if slot.lives() {
-                        tree::signal_all(slot, libc::SIGTERM);
-                    }
-                }
-                self.stop = Stop::Terminating { kind, deadline: now + KILL_TIME };
-            }
-            Stop::Asked { .. } | Stop::Terminating { .. } => self.kill_everything(kind, 0, now),
-            Stop::Leaving { .. } | Stop::Killing { .. } => {}
-        }
-    }
-
-    fn kill_everything(&mut self, kind: ShutdownKind, code: u8, now: Moment) {
-        for slot in self.slots.iter_mut() {
-            slot.dispose(Default::default());
-            if slot.lives() {
-                tree::signal_all(slot, libc::SIGKILL);
-            }
-        }
-        if self.life.lives() {
-            // An unreaped child: the pid is its own.
-            let _ = sys::kill(self.life.pid, libc::SIGKILL);
-        }
-        self.stop = Stop::Killing { kind, code, deadline: now + KILL_TIME };
-    }
-
-    /// The supervisor said that everything is stopped.
-    pub(crate) fn leave(&mut self, kind: ShutdownKind, code: u8, now: Moment) {
-        self.stop = Stop::Leaving { kind, code, deadline: now + KILL_TIME };
-    }
-
     /// Everything whose time has come. `Some`: the keeper ends with this code.
     fn handle_time(&mut self, now: Moment) -> Option<u8> {
         for _ in 0..BATCH {
@@ -318,50 +224,16 @@ impl Keeper {
         }
         let hangs_at = self.channel.as_ref().and_then(Channel::hangs_at);
         if let Some(signal) = self.life.hangs(hangs_at, now) {
-            say!("supervisor {} answers nothing: signal {signal}", self.life.pid);
+            let pid = self.life.pid;
+            say!("supervisor (pid {pid}) does not answer: it gets {}", Signal(signal));
             // An unreaped child: the pid is its own.
             let _ = sys::kill(self.life.pid, signal);
         }
         if self.life.start_at.is_some_and(|at| at <= now) {
             self.start_supervisor(now);
         }
+        self.drain_if_alone(now);
         self.handle_stop(now)
-    }
-
-    fn handle_stop(&mut self, now: Moment) -> Option<u8> {
-        let rest = |slot: &Slot| matches!(slot.state.phase, Phase::Idle | Phase::Waiting);
-        let quiet = !self.life.lives() && self.slots.iter().all(rest);
-        match self.stop {
-            Stop::No => None,
-            Stop::Asked { kind, deadline, .. } => {
-                if deadline <= now {
-                    say!("the supervisor has not stopped everything in time: all is killed");
-                    self.kill_everything(kind, 1, now);
-                }
-                None
-            }
-            Stop::Leaving { kind, code, deadline } => {
-                if !self.life.lives() || deadline <= now {
-                    self.kill_everything(kind, code, now);
-                }
-                None
-            }
-            Stop::Terminating { kind, deadline } => {
-                if quiet || deadline <= now {
-                    self.kill_everything(kind, 0, now);
-                }
-                None
-            }
-            Stop::Killing { kind, code, deadline } => {
-                if !quiet && now < deadline {
-                    return None;
-                }
-                if let Some(pid_one) = self.pid_one {
-                    pid_one.end_machine(kind);
-                }
-                Some(code)
-            }
-        }
     }
 
     /// What a slot does when its time has come.
@@ -398,7 +270,7 @@ impl Keeper {
                 let Some(errors) = slot.and_then(|slot| slot.errors.take()) else { return };
                 let token = Token::Errors { slot: number, generation };
                 if let Err(error) = self.watch(errors.as_fd(), token, EventFlags::IN) {
-                    say!("slot {number}: error pipe: {error}");
+                    say!("slot {number}: its error pipe can't be watched: {error}");
                 }
                 if let Some(slot) = self.slots.used(number) {
                     slot.errors = Some(errors);
@@ -448,7 +320,7 @@ impl Keeper {
                 self.life.started(pid);
                 let token = Token::Channel { start: self.life.starts };
                 if let Err(error) = self.watch(channel.as_fd(), token, EventFlags::IN) {
-                    say!("channel: {error}");
+                    say!("the supervisor's channel can't be watched: {error}");
                 }
                 self.wants_out = false;
                 self.channel = Some(channel);
@@ -459,7 +331,7 @@ impl Keeper {
             Err(errno) => {
                 let failed = Exit::SpawnFailed { stage: Stage::Clone, errno };
                 let _ = self.life.ended(failed, now);
-                say!("supervisor: {}", std::io::Error::from_raw_os_error(errno));
+                say!("the supervisor can't be started: {}", errno_text(errno));
             }
         }
     }
@@ -467,6 +339,7 @@ impl Keeper {
     /// The supervisor's process is gone.
     pub(crate) fn supervisor_ended(&mut self, exit: Exit, now: Moment) {
         self.close_channel();
+        self.drain.away_since.get_or_insert(now);
         let pid = self.life.pid;
         match self.life.ended(exit, now) {
             Verdict::Wrong => {
@@ -474,7 +347,8 @@ impl Keeper {
                 self.stop = Stop::Killing { kind, code: 2, deadline: now };
             }
             Verdict::Restart if matches!(self.stop, Stop::No | Stop::Asked { .. }) => {
-                say!("supervisor {pid} ended: {exit:?}");
+                say!("supervisor (pid {pid}) {}", How(exit));
+                self.stop_alone_if_it_keeps_failing(now);
             }
             Verdict::Restart => self.life.start_at = None,
         }
@@ -487,21 +361,17 @@ impl Keeper {
     }
 
     /// How long the loop may sleep; `None`: until something happens.
-    fn timeout(&self, now: Moment) -> Option<Timespec> {
+    fn timeout(&mut self, now: Moment) -> Option<Timespec> {
         if self.more {
             return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
         }
-        let stop = match self.stop {
-            Stop::No => None,
-            Stop::Asked { deadline, .. }
-            | Stop::Leaving { deadline, .. }
-            | Stop::Terminating { deadline, .. }
-            | Stop::Killing { deadline, .. } => Some(deadline),
-        };
         let hang = self.life.kill_at.or(self.channel.as_ref().and_then(Channel::hangs_at));
         let hang = hang.filter(|_| self.life.lives());
         let feed = self.feeding.as_ref().and_then(Feeding::next_deadline);
-        let all = [self.slots.next_deadline(), self.life.start_at, stop, hang, feed];
+        let stop = self.stop_deadline();
+        let drain = self.drain_begins();
+        let due = self.slots.next_deadline();
+        let all = [due, self.life.start_at, stop, hang, feed, drain];
         let left = all.into_iter().flatten().min()?.since(now);
         Some(proc::timespec(left))
     }

@@ -1,9 +1,11 @@
 //! The keeper: parent of every process of the device. Spawns, reaps, holds descriptors; knows no policy.
 //!
-//! `main` only wires. Read [`keeper`] for the loop, [`table`] for what is decided, `protocol::keeper` for the channel.
+//! `main` only wires. Read [`keeper`] for the loop, [`slot`] for what is decided, `protocol::keeper` for the channel.
 
+mod adopt;
 mod channel;
 mod deposits;
+mod drain;
 mod keeper;
 mod lock;
 mod pid1;
@@ -13,8 +15,11 @@ mod record;
 mod reexec;
 mod requests;
 mod say;
+mod slot;
 mod spawn;
 mod start;
+mod state;
+mod stop;
 mod supervisor;
 #[expect(unsafe_code, reason = "the system calls that no safe wrapper has")]
 mod sys;

@@ -5,6 +5,7 @@ use std::{
     io,
     mem::MaybeUninit,
     os::fd::{BorrowedFd, OwnedFd},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use rustix::{
     time::Timespec,
 };
 
-use crate::{record::Identity, say::Text};
+use crate::{record::Identity, say::Text, sys};
 
 /// `PID_FS_MAGIC` (linux/magic.h): pidfds have unique inodes only where this file system is behind them.
 const PID_FS_MAGIC: u64 = 0x5049_4446;
@@ -28,6 +29,8 @@ pub(crate) struct Stat {
     pub(crate) session: i32,
     /// In clock ticks since boot.
     pub(crate) started: u64,
+    /// How a corpse ended, as wait(2) has it. 0 too where we may not know.
+    pub(crate) status: i32,
 }
 
 /// A descriptor of a process.
@@ -43,27 +46,23 @@ pub(crate) fn identify(pid: i32, pidfd: BorrowedFd<'_>) -> Identity {
 
 /// The pidfs inode, 0 on kernels before 6.9.
 pub(crate) fn inode(pidfd: BorrowedFd<'_>) -> u64 {
-    let on_pidfs = rustix::fs::fstatfs(pidfd)
-        .is_ok_and(|it| u64::try_from(it.f_type).is_ok_and(|magic| magic == PID_FS_MAGIC));
-    if on_pidfs { rustix::fs::fstat(pidfd).map_or(0, |it| it.st_ino) } else { 0 }
+    // The same for every pidfd of a kernel, so that it is asked once.
+    static ON_PIDFS: OnceLock<bool> = OnceLock::new();
+    let ask = || {
+        rustix::fs::fstatfs(pidfd)
+            .is_ok_and(|it| u64::try_from(it.f_type).is_ok_and(|magic| magic == PID_FS_MAGIC))
+    };
+    if *ON_PIDFS.get_or_init(ask) { rustix::fs::fstat(pidfd).map_or(0, |it| it.st_ino) } else { 0 }
 }
 
-/// Reads a file below `folder` as far as it fits.
+/// Reads a small file of the kernel below `folder`, whose text comes in one piece as far as it fits.
 pub(crate) fn read_at<'a>(
     folder: BorrowedFd<'_>,
     name: &CStr,
     buffer: &'a mut [u8],
 ) -> io::Result<&'a [u8]> {
     let file = rustix::fs::openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut length = 0;
-    while length < buffer.len() {
-        match rustix::io::read(&file, &mut buffer[length..]) {
-            Ok(0) => break,
-            Ok(more) => length += more,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let length = rustix::io::read(&file, &mut *buffer)?;
     Ok(&buffer[..length])
 }
 
@@ -88,7 +87,19 @@ fn parse_stat(line: &[u8]) -> Option<Stat> {
     let parent = fields.next()?.parse().ok()?;
     let session = fields.nth(1)?.parse().ok()?;
     let started = fields.nth(15)?.parse().ok()?;
-    Some(Stat { zombie: matches!(state, "Z" | "X"), parent, session, started })
+    let status = fields.nth(29).and_then(|field| field.parse().ok()).unwrap_or(0);
+    Some(Stat { zombie: matches!(state, "Z" | "X"), parent, session, started, status })
+}
+
+/// How a process ended that nobody has reaped yet. `None`: it lives, was reaped, or is not ours to look at.
+pub(crate) fn status_of_corpse(pid: i32, pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let me = rustix::process::geteuid();
+    let path = Text::<32>::new(format_args!("/proc/{pid}"));
+    let theirs = rustix::fs::stat(path.as_bytes()).ok()?.st_uid;
+    let stat = stat(pid).filter(|stat| stat.zombie)?;
+    // As long as the pidfd still knows it the pid was its own all the time.
+    let was_it = sys::kill_pidfd(pidfd, 0).is_ok();
+    (was_it && (me.is_root() || me.as_raw() == theirs)).then_some(stat.status)
 }
 
 /// Whether the process' environment has every one of these variables, each given as `NAME=value`.
@@ -191,7 +202,8 @@ mod tests {
     fn a_process_name_full_of_parentheses_does_not_confuse_the_stat_line() {
         let line = b"42 (a) S (b) R 7 42 40 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2";
         let stat = parse_stat(line).unwrap();
-        assert_eq!(stat, Stat { zombie: false, parent: 7, session: 40, started: 98_765 });
+        let expected = Stat { zombie: false, parent: 7, session: 40, started: 98_765, status: 0 };
+        assert_eq!(stat, expected);
         assert_eq!(parse_stat(b"42 (a"), None);
     }
 

@@ -7,9 +7,10 @@ use rustix::event::epoll::EventFlags;
 
 use crate::{
     keeper::{BATCH, Keeper, Token, spawn_failed},
+    proc,
+    slot::Slot,
     spawn::{self, Word},
     sys::{self, Fate},
-    table::Slot,
     tree::{self, Left},
 };
 
@@ -59,9 +60,7 @@ impl Keeper {
     /// Where orphans died, a tree may be empty now.
     fn look_again(&mut self, orphans: bool, now: Moment) {
         if orphans {
-            for slot in self.slots.iter_mut().filter(|slot| is_emptying(slot)) {
-                slot.due = Some(now);
-            }
+            self.slots.each(is_emptying, |slot| slot.due = Some(now));
         }
     }
 
@@ -97,13 +96,18 @@ impl Keeper {
     pub(crate) fn adopted_ended(&mut self, number: u32, now: Moment) {
         let Some(slot) = self.slots.used(number) else { return };
         let Some(pidfd) = &slot.pidfd else { return };
-        match sys::foreign_exit(pidfd.as_fd()) {
-            Ok(Some(exit)) => self.main_ended(number, exit, now),
+        let told = sys::foreign_exit(pidfd.as_fd());
+        let corpse = || proc::status_of_corpse(slot.state.pid, pidfd.as_fd());
+        let exit = told.as_ref().ok().copied().flatten();
+        if let Some(exit) = exit.or_else(|| corpse().map(sys::exit_of)) {
+            return self.main_ended(number, exit, now);
+        }
+        match told {
             // Kernels before 6.15 don't tell.
             Err(_) => self.main_ended(number, Exit::Lost, now),
-            Ok(None) => {
-                // Its parent has yet to reap it (that may be us by now: then waitid tells). Only the hang-up that follows
-                // is waited for, as "readable" stays true.
+            Ok(_) => {
+                // Its parent has yet to reap it, and we may not look. Only the hang-up that follows is waited for, as
+                // "readable" stays true.
                 slot.due = Some(now + CORPSE_TIME);
                 let token = Token::Process { slot: number, generation: slot.state.generation };
                 let pidfd = slot.pidfd.take();

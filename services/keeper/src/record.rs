@@ -98,7 +98,7 @@ impl Records {
             rustix::fs::ftruncate(&file, 0)?;
         }
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size)?;
-        let records = Self(sys::map_shared(file.as_fd(), words)?);
+        let records = Self(sys::map_shared_words(file.as_fd(), words)?);
         let boot = proc::boot_id()?;
         if records.head() != (MAGIC, SLOTS_MAX, boot) {
             records.begin_afresh(boot);

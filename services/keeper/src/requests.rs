@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use protocol::{
-    keeper::{Disposition, Outcome, Request, ShutdownKind},
+    keeper::{Disposition, Outcome, Report, Request, ShutdownKind, ring::RING_NAME},
     time::Moment,
 };
 use rustix::event::epoll::EventFlags;
@@ -13,6 +13,7 @@ use crate::{
     keeper::{BATCH, Keeper, Token},
     pid1, proc,
     say::say,
+    slot::After,
     spawn, sys, tree,
 };
 
@@ -23,6 +24,7 @@ impl Keeper {
             let Some(channel) = self.channel.as_ref().filter(|it| it.answer.is_none()) else {
                 return;
             };
+            let mut named = None;
             let (sequence, outcome) = match channel.receive() {
                 Incoming::Nothing => return,
                 Incoming::Closed => {
@@ -30,7 +32,7 @@ impl Keeper {
                     return self.close_channel();
                 }
                 Incoming::Malformed(malformed) => {
-                    say!("{malformed}");
+                    say!("a request of the supervisor is refused: {malformed}");
                     (malformed.sequence, Outcome::Malformed)
                 }
                 Incoming::Request { request: Request::Seen { sequence }, .. } => {
@@ -46,11 +48,22 @@ impl Keeper {
                     (sequence, Outcome::Errno(errno))
                 }
                 Incoming::Request { sequence, request, descriptors } => {
+                    named = slot_of(&request);
                     (sequence, self.answer(&request, descriptors, now))
                 }
             };
             if let Some(channel) = &mut self.channel {
-                let ack = protocol::keeper::Report::Ack { request: sequence, outcome };
+                // The answer about a slot comes after every change of it. What doesn't fit now waits, the answer with it.
+                let changed =
+                    named.and_then(|slot| self.slots.used(slot)).filter(|slot| slot.changed);
+                if let Some(slot) = changed {
+                    slot.changed = !channel.send(&Report::Slot(slot.state), None, now);
+                    if slot.changed {
+                        channel.answer = Some((sequence, outcome));
+                        continue;
+                    }
+                }
+                let ack = Report::Ack { request: sequence, outcome };
                 channel.answer = (!channel.send(&ack, None, now)).then_some((sequence, outcome));
             }
         }
@@ -60,6 +73,7 @@ impl Keeper {
     fn take_seen(&mut self, sequence: u32, now: Moment) {
         if self.channel.as_mut().is_some_and(|channel| channel.seen(sequence, now)) {
             self.life.ready();
+            self.drain.away_since = None;
         }
     }
 
@@ -86,6 +100,7 @@ impl Keeper {
             }
             Request::Main { slot, generation, pid } => self.change_main(slot, generation, pid),
             Request::Forget { slot } => self.forget(slot),
+            Request::Deposit { name } if name.as_str() == RING_NAME => Outcome::Malformed,
             Request::Deposit { name } => match descriptors {
                 [Some(fd), None] => {
                     if self.deposits.put(name, fd) {
@@ -96,10 +111,15 @@ impl Keeper {
                 }
                 _ => Outcome::Malformed,
             },
+            Request::Withdraw { name } if name.as_str() == RING_NAME => {
+                self.drain.clear();
+                Outcome::Done
+            }
             Request::Withdraw { name } => {
                 self.deposits.remove(&name);
                 Outcome::Done
             }
+            Request::Starts => Outcome::Count(self.reexec.starts),
             Request::Watchdog(settings) => {
                 pid1::ask_watchdog(self.pid_one, &mut self.feeding, settings, now)
             }
@@ -127,8 +147,8 @@ impl Keeper {
         descriptors: [Option<OwnedFd>; DESCRIPTORS_MAX],
     ) -> Outcome {
         let [Some(plan), cgroup] = descriptors else { return Outcome::Malformed };
-        let fits = spawn::check_plan(plan.as_fd())
-            && cgroup.is_some() == with_cgroup
+        let Some(has_executor) = spawn::check_plan(plan.as_fd()) else { return Outcome::Malformed };
+        let fits = cgroup.is_some() == with_cgroup
             && cgroup.as_ref().is_none_or(|it| tree::is_cgroup(it.as_fd()));
         if !fits {
             return Outcome::Malformed;
@@ -142,6 +162,7 @@ impl Keeper {
         slot.used = true;
         slot.state.identity = identity;
         slot.plan = Some(plan);
+        slot.has_executor = has_executor;
         slot.cgroup = cgroup;
         slot.dispose(disposition);
         if idle {
@@ -160,7 +181,7 @@ impl Keeper {
         slot.begin(now, false);
         // A cgroup that is not empty holds what an earlier keeper left: it goes first.
         if tree::quick_look(slot) == tree::Left::Something && !slot.disposition.main_only {
-            slot.after = crate::table::After::Retry;
+            slot.after = After::Retry;
             slot.empty(now);
         } else {
             self.attempt(number, now);
@@ -229,5 +250,17 @@ impl Keeper {
         self.slots.forget(number);
         self.records.free(number);
         Outcome::Done
+    }
+}
+
+/// The slot that a request is about.
+fn slot_of(request: &Request) -> Option<u32> {
+    match *request {
+        Request::Define { slot, .. }
+        | Request::Dispose { slot, .. }
+        | Request::Spawn { slot, .. }
+        | Request::Signal { slot, .. }
+        | Request::Main { slot, .. } => Some(slot),
+        _ => None,
     }
 }

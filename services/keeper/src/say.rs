@@ -2,8 +2,11 @@
 
 use std::{
     fmt::{self, Write as _},
+    io,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
+
+use protocol::keeper::Exit;
 
 /// A device's console must survive a storm.
 const LINES_A_SECOND: u32 = 10;
@@ -46,6 +49,51 @@ impl<const N: usize> fmt::Write for Text<N> {
     }
 }
 
+/// How a process ended, as a person says it.
+pub(crate) struct How(pub(crate) Exit);
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Exit::None => f.write_str("has never run"),
+            Exit::Code(code) => write!(f, "ended with exit code {code}"),
+            Exit::Signal { signal, core } => {
+                let dumped = if core { " and left a core" } else { "" };
+                write!(f, "was ended by {}{dumped}", Signal(signal.into()))
+            }
+            Exit::Lost => f.write_str("ended, nobody knows how"),
+            Exit::SpawnFailed { stage, errno } => {
+                write!(f, "could not be started ({stage:?}): {}", errno_text(errno))
+            }
+        }
+    }
+}
+
+/// A signal by its number, and by its name where every architecture agrees on it.
+pub(crate) struct Signal(pub(crate) i32);
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            libc::SIGHUP => " (SIGHUP)",
+            libc::SIGINT => " (SIGINT)",
+            libc::SIGABRT => " (SIGABRT)",
+            libc::SIGKILL => " (SIGKILL)",
+            libc::SIGBUS => " (SIGBUS)",
+            libc::SIGSEGV => " (SIGSEGV)",
+            libc::SIGPIPE => " (SIGPIPE)",
+            libc::SIGTERM => " (SIGTERM)",
+            _ => "",
+        };
+        write!(f, "signal {}{name}", self.0)
+    }
+}
+
+/// The system's words for an errno.
+pub(crate) fn errno_text(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
 /// Use [`say!`].
 pub(crate) fn line(arguments: fmt::Arguments<'_>) {
     let second = daemon::clock::now().0 / NANOSECONDS;
@@ -60,4 +108,19 @@ pub(crate) fn line(arguments: fmt::Arguments<'_>) {
     // There is nobody to tell that nobody listens.
     let _ = rustix::io::write(stderr, text.as_bytes());
     let _ = rustix::io::write(stderr, b"\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_in_words() {
+        let text = |exit| How(exit).to_string();
+        assert_eq!(text(Exit::Code(0)), "ended with exit code 0");
+        let killed = Exit::Signal { signal: 9, core: false };
+        assert_eq!(text(killed), "was ended by signal 9 (SIGKILL)");
+        let dumped = Exit::Signal { signal: 40, core: true };
+        assert_eq!(text(dumped), "was ended by signal 40 and left a core");
+    }
 }

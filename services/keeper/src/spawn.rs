@@ -25,8 +25,8 @@ use crate::{
     proc,
     record::{Identity, Records},
     say::Text,
+    slot::Slot,
     sys::{self, PrivateCopy, Side},
-    table::Slot,
     tree,
 };
 
@@ -67,11 +67,12 @@ pub(crate) fn read_errors(pipe: BorrowedFd<'_>) -> Word {
     }
 }
 
-/// Checks that a descriptor is a sealed memfd with a plan in it.
-pub(crate) fn check_plan(plan: BorrowedFd<'_>) -> bool {
+/// Checks that a descriptor is a sealed memfd with a plan in it, and says whether that has an executor.
+pub(crate) fn check_plan(plan: BorrowedFd<'_>) -> Option<bool> {
     let needed = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW;
-    rustix::fs::fcntl_get_seals(plan).is_ok_and(|seals| seals.contains(needed))
-        && map(plan).is_ok_and(|copy| PlanView::check(copy.bytes()).is_ok())
+    rustix::fs::fcntl_get_seals(plan).ok().filter(|seals| seals.contains(needed))?;
+    let copy = map(plan).ok()?;
+    PlanView::check(copy.bytes()).ok().map(|view| view.executor().is_some())
 }
 
 /// The plan, mapped.
@@ -110,7 +111,7 @@ pub(crate) fn spawn(
             report(write.as_fd(), stage, errno);
             sys::exit_now(127)
         }
-        Ok(Side::Parent { pid, pidfd }) => {
+        Ok(Side::Parent { pid, pidfd, execed }) => {
             drop(write);
             let inode = pidfd.as_ref().map_or(0, |pidfd| proc::inode(pidfd.as_fd()));
             let started =
@@ -121,6 +122,8 @@ pub(crate) fn spawn(
                     sys::wait_for(pid);
                     return Err((stage, errno));
                 }
+                // What has exec'd can't fail any more, even if the kernel has not closed its end of the pipe yet.
+                Word::Silence if execed && !slot.has_executor => None,
                 Word::Silence => Some(read),
                 Word::Done => None,
             };

@@ -17,13 +17,15 @@ use rustix::{
 };
 
 use crate::{
-    channel::Channel,
     deposits::Deposits,
-    keeper::{Keeper, Stop},
+    drain::Drain,
+    keeper::Keeper,
     lock::{self, Refused},
     pid1::PidOne,
     record::Records,
-    reexec::{self, CHECK_OPTION, Reexec, Resumed, STATE_OPTION},
+    reexec::{self, CHECK_OPTION, Reexec, STATE_OPTION},
+    state::Resumed,
+    stop::Stop,
     supervisor::{self, Command, Life},
     sys,
     table::Table,
@@ -33,6 +35,8 @@ const FAILED: u8 = 1;
 const WRONG: u8 = 2;
 /// Names another supervisor, for tests and for trying out a new one.
 const SUPERVISOR_VARIABLE: &str = "VESTAL_SUPERVISOR";
+/// Set to anything: do without clone3 and cgroup.kill, for tests.
+const OLD_KERNEL_VARIABLE: &str = "VESTAL_KEEPER_OLD_KERNEL";
 /// Signals that the loop reads; SIGPIPE is ignored, all others end the keeper.
 const SIGNALS: [i32; 7] = [
     libc::SIGCHLD,
@@ -46,7 +50,8 @@ const SIGNALS: [i32; 7] = [
 const SPEC: Spec = Spec {
     name: "keeper",
     about: "Parent of every process of the device: starts vestal-supervisor and does what it asks.\n\
-        VESTAL_SUPERVISOR=PATH names another supervisor than the one beside this program.",
+        VESTAL_SUPERVISOR=PATH names another supervisor than the one beside this program.\n\
+        VESTAL_KEEPER_OLD_KERNEL=1 does without clone3 and cgroup.kill, for tests.",
     extra: &[
         Extra {
             long: CHECK_OPTION,
@@ -89,6 +94,10 @@ fn run(options: &Options) -> Result<u8, Failure> {
         // Before 5.11: services may inherit what was left open.
         eprintln!("keeper: close_range: {error}");
     }
+    sys::default_signals();
+    if std::env::var_os(OLD_KERNEL_VARIABLE).is_some() {
+        sys::pretend_old_kernel();
+    }
     let places = Places::find(options).map_err(|error| (WRONG, error.to_string()))?;
     let mut keeper = match descriptor(options, STATE_OPTION)? {
         Some(fd) => {
@@ -116,8 +125,19 @@ fn prepare(
             let life = Life::new(clock::now());
             let limit = rustix::process::getrlimit(Resource::Nofile);
             let (slots, deposits) = (Table::new(), Deposits::new());
-            let (lock, stop, channel) = (Some(lock), Stop::No, None::<Channel>);
-            (signals()?, Resumed { lock, channel, life, limit, stop, slots, deposits })
+            let fresh = Resumed {
+                lock: Some(lock),
+                channel: None,
+                life,
+                limit,
+                stop: Stop::No,
+                slots,
+                deposits,
+                ring: None,
+                away_since: Some(clock::now()),
+                starts: 1,
+            };
+            (signals()?, fresh)
         }
     };
     let path = folder.join("records");
@@ -134,6 +154,8 @@ fn prepare(
     let beside = || program.with_file_name("vestal-supervisor");
     let supervisor = std::env::var_os(SUPERVISOR_VARIABLE).map_or_else(beside, PathBuf::from);
     let lock = resumed.lock.ok_or((FAILED, "the state has no lock".to_owned()))?;
+    let drain = Drain::new(resumed.ring, resumed.away_since)
+        .map_err(|error| failed(&"log ring", &error))?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC);
     let mut keeper = Keeper {
         epoll: epoll.map_err(|error| failed(&"epoll", &error))?,
@@ -149,7 +171,8 @@ fn prepare(
         limit: resumed.limit,
         stop: resumed.stop,
         feeding: None,
-        reexec: successor(program, options, lock),
+        reexec: successor(program, options, lock, resumed.starts),
+        drain,
         more: false,
     };
     if fresh {
@@ -158,7 +181,12 @@ fn prepare(
     Ok(keeper)
 }
 
-fn successor(program: PathBuf, options: &Options, lock: std::os::fd::OwnedFd) -> Reexec {
+fn successor(
+    program: PathBuf,
+    options: &Options,
+    lock: std::os::fd::OwnedFd,
+    starts: u32,
+) -> Reexec {
     let text = |text: OsString| {
         CString::new(text.into_vec()).expect("arguments and environment came without NUL")
     };
@@ -169,6 +197,7 @@ fn successor(program: PathBuf, options: &Options, lock: std::os::fd::OwnedFd) ->
             .map(|(name, value)| text([name, value].join("=".as_ref())))
             .collect(),
         lock,
+        starts,
     }
 }
 

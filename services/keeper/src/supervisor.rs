@@ -176,7 +176,7 @@ impl Command {
             Ok(Side::Child) => {
                 sys::exit_now(self.become_supervisor(channel.as_fd(), rescue, limit))
             }
-            Ok(Side::Parent { pid, pidfd }) => {
+            Ok(Side::Parent { pid, pidfd, .. }) => {
                 let known = pidfd.map(|pidfd| proc::identify(pid, pidfd.as_fd()));
                 records.set_supervisor(pid, known.unwrap_or_default());
                 Ok(pid)

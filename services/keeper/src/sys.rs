@@ -8,7 +8,7 @@ use std::{
     mem::{MaybeUninit, size_of},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
-    sync::atomic::AtomicU32,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
 };
 
 use protocol::keeper::{
@@ -27,7 +27,12 @@ pub(crate) enum Fate {
 /// Which side of [`clone_process`] this is.
 pub(crate) enum Side {
     Child,
-    Parent { pid: i32, pidfd: Option<OwnedFd> },
+    /// `execed`: by now the child has become another program, or has ended.
+    Parent {
+        pid: i32,
+        pidfd: Option<OwnedFd>,
+        execed: bool,
+    },
 }
 
 /// The kernel's `struct clone_args` (clone3(2)), first version with cgroup.
@@ -49,12 +54,26 @@ struct CloneArgs {
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// For tests: do as on a kernel that has neither clone3 nor cgroup.kill.
+static OLD_KERNEL: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn pretend_old_kernel() {
+    OLD_KERNEL.store(true, Relaxed);
+}
+
+pub(crate) fn is_old_kernel() -> bool {
+    OLD_KERNEL.load(Relaxed)
+}
+
 /// Clones this single-threaded process without sharing memory; the parent goes on once the child has exec'd or ended.
 /// The kernel writes the child's pid into `record` before the child runs. Old kernels: fork, then pidfd_open.
 pub(crate) fn clone_process(
     record: &AtomicU32,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> io::Result<Side> {
+    if is_old_kernel() {
+        return fork_process(record, cgroup);
+    }
     let mut pidfd: c_int = -1;
     let flags = libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::CLONE_PARENT_SETTID;
     let mut args = CloneArgs {
@@ -79,6 +98,7 @@ pub(crate) fn clone_process(
         1.. => Ok(Side::Parent {
             pid: i32::try_from(pid).expect("a pid fits into 31 bits"),
             pidfd: own(pidfd),
+            execed: true,
         }),
         _ => match io::Error::last_os_error() {
             old if matches!(old.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
@@ -103,11 +123,11 @@ fn fork_process(record: &AtomicU32, cgroup: Option<BorrowedFd<'_>>) -> io::Resul
             Ok(Side::Child)
         }
         pid => {
-            record.store(pid.cast_unsigned(), std::sync::atomic::Ordering::Relaxed);
+            record.store(pid.cast_unsigned(), Relaxed);
             let pidfd = rustix::process::Pid::from_raw(pid).and_then(|pid| {
                 rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
             });
-            Ok(Side::Parent { pid, pidfd })
+            Ok(Side::Parent { pid, pidfd, execed: false })
         }
     }
 }
@@ -124,15 +144,22 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Default dispositions and an empty mask, as a program expects them.
-pub(crate) fn reset_signals() {
+/// Default dispositions: whoever started the keeper may have ignored some, and its children would inherit that.
+pub(crate) fn default_signals() {
     for signal in 1..=64 {
         // SAFETY: SIG_DFL is valid for every signal; for SIGKILL, SIGSTOP and libc's own two the call fails harmlessly.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// In a child: nothing is blocked and nothing ignored, as a program expects it. The keeper itself ignores SIGPIPE only.
+pub(crate) fn reset_signals() {
     let set = signal_set(&[]);
-    // SAFETY: `set` is initialised, the old mask is not wanted.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut()) };
+    // SAFETY: SIG_DFL is valid; `set` is initialised, the old mask is not wanted.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut());
+    }
 }
 
 fn signal_set(signals: &[c_int]) -> libc::sigset_t {
@@ -251,28 +278,42 @@ pub(crate) fn foreign_exit(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
     if unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    let status = info.exit_code;
-    let [low, high, ..] = status.to_le_bytes();
-    let exit = match low & 0x7f {
-        0 => Exit::Code(high),
-        signal => Exit::Signal { signal, core: low & 0x80 != 0 },
-    };
-    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(exit))
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then(|| exit_of(info.exit_code)))
 }
 
-/// Maps a file shared, for good, as words; its pages are there already.
-pub(crate) fn map_shared(file: BorrowedFd<'_>, words: usize) -> io::Result<&'static [AtomicU32]> {
-    let size = words * size_of::<u32>();
+/// A status as wait(2) has it.
+pub(crate) fn exit_of(status: i32) -> Exit {
+    let [low, high, ..] = status.to_le_bytes();
+    match low & 0x7f {
+        0 => Exit::Code(high),
+        signal => Exit::Signal { signal, core: low & 0x80 != 0 },
+    }
+}
+
+/// Maps a file shared, for good; its pages are there already.
+fn map_shared(file: BorrowedFd<'_>, size: usize) -> io::Result<*mut c_void> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
-    // SAFETY: a new mapping; the caller has allocated `size` bytes in the file, and only atomics look at it.
-    unsafe {
-        let at = libc::mmap(ptr::null_mut(), size, protection, flags, file.as_raw_fd(), 0);
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(std::slice::from_raw_parts(at.cast(), words))
-    }
+    // SAFETY: a new mapping.
+    let at = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, file.as_raw_fd(), 0) };
+    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(at) }
+}
+
+/// A file as words that others may change too. The caller has allocated them in the file.
+pub(crate) fn map_shared_words(
+    file: BorrowedFd<'_>,
+    words: usize,
+) -> io::Result<&'static [AtomicU32]> {
+    let at = map_shared(file, words * size_of::<u32>())?;
+    // SAFETY: the mapping has this size, stays for good, and only atomics look at it.
+    Ok(unsafe { std::slice::from_raw_parts(at.cast(), words) })
+}
+
+/// A memfd as bytes that only this process writes. The caller has allocated them, and sealed the size.
+pub(crate) fn map_shared_bytes(file: BorrowedFd<'_>, size: usize) -> io::Result<&'static mut [u8]> {
+    let at = map_shared(file, size)?;
+    // SAFETY: the mapping has this size and stays for good; it is made once, and others only read the file.
+    Ok(unsafe { std::slice::from_raw_parts_mut(at.cast(), size) })
 }
 
 /// A private copy of a sealed memfd, unmapped when dropped.

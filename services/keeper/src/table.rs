@@ -1,307 +1,164 @@
-//! The table of slots, and what the keeper decides about one: who answers an exit, what comes after emptying, how long
-//! to wait. Decides only; it makes no system call and reads no clock.
-//!
-//! ```text
-//!            spawn            exec'd             main process ended
-//!   Idle ----------> Executing ----> Running ---------------------> Emptying ----> Idle
-//!     ^                  |                                           |  ^ |
-//!     |                  | failed                          10 s over |  | | empty, to be answered
-//!     +------------------+                                           v  | v
-//!                                                           Unkillable -+ Waiting --> Executing
-//! ```
+//! The table of slots. Whoever asks for a slot may change it, so it is noted as touched, and what the loop asks again and
+//! again (which are due, which changed, whose pid is this) is kept beside it in small arrays, whatever their number.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use protocol::{keeper::SLOTS_MAX, time::Moment};
 
-use protocol::{
-    keeper::{Disposition, Exit, Phase, SLOTS_MAX, SlotState, Stage},
-    time::Moment,
-};
+use crate::slot::Slot;
 
-/// A tree that doesn't die within this time is called unkillable.
-pub(crate) const UNKILLABLE_AFTER: Duration = Duration::from_secs(10);
-/// How often an unkillable tree is looked at.
-const UNKILLABLE_LOOK: Duration = Duration::from_secs(1);
-/// Bounds of the time between two looks at a dying tree.
-const LOOK_MIN: Duration = Duration::from_millis(2);
-const LOOK_MAX: Duration = Duration::from_millis(200);
-/// An upgrade that writes the program may hold it open this long (`ETXTBSY`).
-const BUSY_PROGRAM: Duration = Duration::from_secs(2);
-/// How often a spawn that met a busy program or a held lock is tried again.
-pub(crate) const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// A lock that is still held after so many rounds of emptying is held by something that is not ours to kill.
-const LOCK_TRIES: u8 = 4;
+const WORDS: usize = SLOTS_MAX as usize / 64;
 
-/// What becomes of a slot once nothing of it is left.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) enum After {
-    #[default]
-    Rest,
-    /// A new generation, spawned by the keeper alone.
-    Respawn { at: Moment },
-    /// The same generation once more: its lock was held.
-    Retry,
-}
-
-/// One instance.
+/// One bit a slot.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    /// What is reported.
-    pub(crate) state: SlotState,
-    /// Defined, or known from the records.
-    pub(crate) used: bool,
-    pub(crate) disposition: Disposition,
-    /// The state must be reported.
-    pub(crate) changed: bool,
-    pub(crate) after: After,
-    /// When time alone makes something happen here.
-    pub(crate) due: Option<Moment>,
-    /// When emptying began.
-    pub(crate) emptying_since: Moment,
-    pub(crate) lock_tries: u8,
-    /// The session that the main process led when it was spawned.
-    pub(crate) session: i32,
-    /// Out-of-memory kills of the cgroup when the generation was spawned.
-    pub(crate) oom_kills: u32,
-    /// What the error pipe said, until the child has ended.
-    pub(crate) failure: Option<(Stage, i32)>,
-    /// Its processes may have been orphaned by an earlier keeper: their parent says nothing.
-    pub(crate) inherited: bool,
-    /// The cgroup has been killed as a whole once. What CLONE_INTO_CGROUP puts into such a group afterwards was seen to be
-    /// killed at once too (kernel 6.18), so the child enters it by itself.
-    pub(crate) enters_itself: bool,
-    /// The sealed spawn plan.
-    pub(crate) plan: Option<OwnedFd>,
-    pub(crate) cgroup: Option<OwnedFd>,
-    /// A main process that is not our child.
-    pub(crate) pidfd: Option<OwnedFd>,
-    /// The error pipe of an executor at work.
-    pub(crate) errors: Option<OwnedFd>,
-}
+struct Bits([u64; WORDS]);
 
-impl Slot {
-    fn free(slot: u32) -> Self {
-        Self {
-            state: SlotState {
-                slot,
-                identity: 0,
-                generation: 0,
-                phase: Phase::Idle,
-                pid: 0,
-                suspended: false,
-                spawned_at: Moment(0),
-                exit: Exit::None,
-                exit_generation: 0,
-                exited_at: Moment(0),
-                answered_alone: false,
-                oom: false,
-            },
-            used: false,
-            disposition: Disposition::default(),
-            changed: false,
-            after: After::Rest,
-            due: None,
-            emptying_since: Moment(0),
-            lock_tries: 0,
-            session: 0,
-            oom_kills: 0,
-            failure: None,
-            inherited: false,
-            enters_itself: false,
-            plan: None,
-            cgroup: None,
-            pidfd: None,
-            errors: None,
-        }
+impl Bits {
+    const fn none() -> Self {
+        Self([0; WORDS])
     }
 
-    /// Whether a main process is there.
-    pub(crate) fn lives(&self) -> bool {
-        matches!(self.state.phase, Phase::Executing | Phase::Running)
-    }
-
-    /// Whether a spawn may begin now.
-    pub(crate) fn may_spawn(&self, expected: u32) -> bool {
-        self.state.generation == expected
-            && matches!(self.state.phase, Phase::Idle | Phase::Waiting)
-    }
-
-    /// A new generation begins; the attempt follows.
-    pub(crate) fn begin(&mut self, now: Moment, alone: bool) {
-        self.state.generation = self.state.generation.wrapping_add(1);
-        self.state.spawned_at = now;
-        self.state.answered_alone = alone;
-        self.state.suspended = false;
-        self.state.phase = Phase::Executing;
-        self.lock_tries = 0;
-        self.after = After::Rest;
-        self.due = None;
-        self.changed = true;
-    }
-
-    /// The main process is there; `executing` while an executor has not exec'd the program yet.
-    pub(crate) fn started(&mut self, pid: i32, executing: bool) {
-        self.state.pid = pid;
-        self.session = pid;
-        self.state.phase = if executing { Phase::Executing } else { Phase::Running };
-        self.failure = None;
-        self.due = None;
-        self.changed = true;
-    }
-
-    /// Whether a failed attempt is made again without being a new generation; the next one is due then.
-    pub(crate) fn try_again(&mut self, failure: (Stage, i32), now: Moment) -> bool {
-        let again = match failure {
-            (Stage::Lock, libc::EWOULDBLOCK) => {
-                self.lock_tries += 1;
-                self.lock_tries < LOCK_TRIES
-            }
-            (Stage::Exec, libc::ETXTBSY) => now.since(self.state.spawned_at) < BUSY_PROGRAM,
-            _ => false,
-        };
-        if again {
-            self.after = After::Retry;
-            self.state.pid = 0;
-        }
-        again
-    }
-
-    /// The main process is gone, or never came to be: notes how, and decides who answers.
-    pub(crate) fn ended(&mut self, exit: Exit, now: Moment, supervised: bool) {
-        self.state.exit = exit;
-        self.state.exit_generation = self.state.generation;
-        self.state.exited_at = now;
-        self.state.pid = 0;
-        self.state.suspended = false;
-        self.failure = None;
-        self.changed = true;
-        self.after = match self.answer(exit, supervised) {
-            Some(delay) => After::Respawn { at: now + delay },
-            None => After::Rest,
-        };
-    }
-
-    /// The delay after which the keeper alone answers this exit.
-    fn answer(&mut self, exit: Exit, supervised: bool) -> Option<Duration> {
-        let answered = match exit {
-            Exit::Code(0) => self.disposition.on_success,
-            Exit::Code(_) | Exit::Signal { .. } | Exit::Lost => true,
-            // What can't be spawned won't be by trying at once; the supervisor knows how slowly to try.
-            Exit::None | Exit::SpawnFailed { .. } => false,
-        };
-        if !answered {
-            return None;
-        }
-        let armed = self.disposition.armed_after_ms.take();
-        let alone = self.disposition.alone_after_ms.filter(|_| !supervised);
-        armed.or(alone).map(|ms| Duration::from_millis(ms.into()))
-    }
-
-    /// Something may be left: it is looked at now, and again until nothing is.
-    pub(crate) fn empty(&mut self, now: Moment) {
-        self.state.phase = Phase::Emptying;
-        self.emptying_since = now;
-        self.due = Some(now);
-        self.changed = true;
-    }
-
-    /// Something was left: when to look again.
-    pub(crate) fn still_there(&mut self, now: Moment) {
-        let since = now.since(self.emptying_since);
-        let pause = if since < UNKILLABLE_AFTER {
-            (since / 2).clamp(LOOK_MIN, LOOK_MAX)
+    fn set(&mut self, at: usize, value: bool) {
+        let bit = 1 << (at % 64);
+        if value {
+            self.0[at / 64] |= bit;
         } else {
-            if self.state.phase != Phase::Unkillable {
-                self.state.phase = Phase::Unkillable;
-                self.changed = true;
-            }
-            UNKILLABLE_LOOK
-        };
-        self.due = Some(now + pause);
+            self.0[at / 64] &= !bit;
+        }
     }
 
-    /// Nothing is left.
-    pub(crate) fn settled(&mut self, now: Moment) {
-        // Without members a session's number is free to be somebody else's.
-        self.session = 0;
-        (self.state.phase, self.due) = match self.after {
-            After::Rest => (Phase::Idle, None),
-            After::Respawn { at } => (Phase::Waiting, Some(at)),
-            After::Retry => (Phase::Executing, Some(now + TRY_AGAIN)),
-        };
-        self.changed = true;
-    }
-
-    /// A new disposition; one that answers nothing ends a wait.
-    pub(crate) fn dispose(&mut self, disposition: Disposition) {
-        self.disposition = disposition;
-        if disposition.armed_after_ms.or(disposition.alone_after_ms).is_some() {
-            return;
-        }
-        if matches!(self.after, After::Respawn { .. }) {
-            self.after = After::Rest;
-        }
-        if self.state.phase == Phase::Waiting {
-            self.state.phase = Phase::Idle;
-            self.due = None;
-            self.changed = true;
-        }
+    fn first(&self) -> Option<usize> {
+        let word = self.0.iter().position(|word| *word != 0)?;
+        Some(word * 64 + self.0[word].trailing_zeros() as usize)
     }
 }
 
 /// All slots. The place for every one is reserved at start; pages are touched only as far as slots are used.
 #[derive(Debug)]
-pub(crate) struct Table(Vec<Slot>);
+pub(crate) struct Table {
+    slots: Vec<Slot>,
+    /// Given out since they were looked at last.
+    touched: Bits,
+    /// To be reported.
+    changed: Bits,
+    /// `Slot::state.pid` of each, as of the last look.
+    pids: Vec<i32>,
+    /// `Slot::due` of each, as of the last look; [`NEVER`] for none.
+    due: Vec<Moment>,
+    /// The least of `due`; `None` after one may have grown.
+    earliest: Option<Moment>,
+}
+
+const NEVER: Moment = Moment(u64::MAX);
 
 impl Table {
     pub(crate) fn new() -> Self {
-        Self(Vec::with_capacity(SLOTS_MAX as usize))
+        let places = SLOTS_MAX as usize;
+        Self {
+            slots: Vec::with_capacity(places),
+            touched: Bits::none(),
+            changed: Bits::none(),
+            pids: Vec::with_capacity(places),
+            due: Vec::with_capacity(places),
+            earliest: Some(NEVER),
+        }
     }
 
     /// The slot of this number, which is made when it is in range. Never allocates: the place is there.
     pub(crate) fn place(&mut self, slot: u32) -> Option<&mut Slot> {
-        while slot < SLOTS_MAX && self.0.len() <= slot as usize {
-            let next = u32::try_from(self.0.len()).expect("at most SLOTS_MAX");
-            self.0.push(Slot::free(next));
+        while slot < SLOTS_MAX && self.slots.len() <= slot as usize {
+            let next = u32::try_from(self.slots.len()).expect("at most SLOTS_MAX");
+            self.slots.push(Slot::free(next));
+            self.pids.push(0);
+            self.due.push(NEVER);
         }
-        self.0.get_mut(slot as usize)
+        let place = self.slots.get_mut(slot as usize)?;
+        self.touched.set(slot as usize, true);
+        Some(place)
     }
 
     /// A slot that is in use.
     pub(crate) fn used(&mut self, slot: u32) -> Option<&mut Slot> {
-        self.0.get_mut(slot as usize).filter(|slot| slot.used)
+        let slot = self.slots.get_mut(slot as usize).filter(|slot| slot.used)?;
+        self.touched.set(slot.state.slot as usize, true);
+        Some(slot)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.0.iter().filter(|slot| slot.used)
+        self.slots.iter().filter(|slot| slot.used)
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
-        self.0.iter_mut().filter(|slot| slot.used)
+    /// All that are used and of which this is so. For what happens seldom: it looks at every slot.
+    pub(crate) fn each(&mut self, wanted: impl Fn(&Slot) -> bool, mut then: impl FnMut(&mut Slot)) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.used && wanted(slot)) {
+            self.touched.set(slot.state.slot as usize, true);
+            then(slot);
+        }
     }
 
     /// Which slot has this main process.
     pub(crate) fn of_pid(&mut self, pid: i32) -> Option<&mut Slot> {
-        self.iter_mut().find(|slot| slot.state.pid == pid)
+        self.look();
+        let at = self.pids.iter().position(|it| *it == pid)?;
+        self.used(u32::try_from(at).ok()?)
     }
 
     /// The next slot in use from `from` on, for the hand-over.
-    pub(crate) fn next_used(&self, from: u32) -> Option<u32> {
-        self.iter().map(|slot| slot.state.slot).find(|slot| *slot >= from)
+    pub(crate) fn next_used(&mut self, from: u32) -> Option<&mut Slot> {
+        let at = (from as usize..self.slots.len()).find(|at| self.slots[*at].used)?;
+        self.used(u32::try_from(at).ok()?)
+    }
+
+    /// A slot that is to be reported. Forgets that it was: mark it again if the report didn't fit.
+    pub(crate) fn take_changed(&mut self) -> Option<&mut Slot> {
+        self.look();
+        while let Some(at) = self.changed.first() {
+            self.changed.set(at, false);
+            if let Some(slot) = self.slots.get_mut(at).filter(|slot| slot.used && slot.changed) {
+                self.touched.set(at, true);
+                slot.changed = false;
+                return self.slots.get_mut(at);
+            }
+        }
+        None
     }
 
     /// A slot whose time has come.
-    pub(crate) fn due(&self, now: Moment) -> Option<u32> {
-        self.iter().find(|slot| slot.due.is_some_and(|due| due <= now)).map(|slot| slot.state.slot)
+    pub(crate) fn due(&mut self, now: Moment) -> Option<u32> {
+        if self.next_deadline()? > now {
+            return None;
+        }
+        let at = self.due.iter().position(|due| *due <= now)?;
+        u32::try_from(at).ok()
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Moment> {
-        self.iter().filter_map(|slot| slot.due).min()
+    pub(crate) fn next_deadline(&mut self) -> Option<Moment> {
+        self.look();
+        let all = &self.due;
+        let earliest =
+            *self.earliest.get_or_insert_with(|| all.iter().copied().min().unwrap_or(NEVER));
+        (earliest != NEVER).then_some(earliest)
     }
 
     /// Frees a slot in which nothing runs.
     pub(crate) fn forget(&mut self, slot: u32) {
-        if let Some(place) = self.0.get_mut(slot as usize) {
+        if let Some(place) = self.place(slot) {
             *place = Slot::free(slot);
+        }
+    }
+
+    /// Brings the arrays up to date with what was touched.
+    fn look(&mut self) {
+        while let Some(at) = self.touched.first() {
+            self.touched.set(at, false);
+            let slot = &self.slots[at];
+            self.changed.set(at, slot.used && slot.changed);
+            self.pids[at] = slot.state.pid;
+            let due = slot.due.filter(|_| slot.used).unwrap_or(NEVER);
+            let before = std::mem::replace(&mut self.due[at], due);
+            self.earliest = match self.earliest {
+                Some(earliest) if due <= earliest => Some(due),
+                Some(earliest) if before == earliest => None,
+                same => same,
+            };
         }
     }
 }
@@ -310,111 +167,45 @@ impl Table {
 mod tests {
     use super::*;
 
-    const CRASH: Exit = Exit::Signal { signal: 11, core: false };
-
-    fn at(ms: u64) -> Moment {
-        Moment(ms * 1_000_000)
-    }
-
-    fn running(disposition: Disposition) -> Slot {
-        let mut slot = Slot::free(3);
-        slot.used = true;
-        slot.disposition = disposition;
-        slot.begin(at(0), false);
-        slot.started(100, false);
-        slot
-    }
-
-    #[test]
-    fn an_armed_slot_answers_one_crash_alone_and_is_disarmed_then() {
-        let armed = Disposition { armed_after_ms: Some(5), ..Disposition::default() };
-        let mut slot = running(armed);
-        slot.ended(CRASH, at(10), true);
-        assert_eq!(slot.after, After::Respawn { at: at(15) });
-        slot.settled(at(11));
-        assert_eq!((slot.state.phase, slot.due), (Phase::Waiting, Some(at(15))));
-
-        slot.begin(at(15), true);
-        slot.started(101, false);
-        assert!(slot.state.answered_alone);
-        slot.ended(CRASH, at(20), true);
-        assert_eq!((slot.after, slot.state.generation), (After::Rest, 2));
-    }
-
-    #[test]
-    fn without_a_supervisor_every_crash_is_answered_and_with_one_it_is_the_supervisors() {
-        let alone = Disposition { alone_after_ms: Some(100), ..Disposition::default() };
-        for (supervised, after) in [(false, After::Respawn { at: at(110) }), (true, After::Rest)] {
-            let mut slot = running(alone);
-            slot.ended(CRASH, at(10), supervised);
-            assert_eq!(slot.after, after);
-        }
-    }
-
-    #[test]
-    fn a_clean_exit_is_answered_only_where_the_disposition_says_so() {
-        for (on_success, answered) in [(false, false), (true, true)] {
-            let armed = Some(0);
-            let mut slot = running(Disposition {
-                armed_after_ms: armed,
-                on_success,
-                ..Disposition::default()
-            });
-            slot.ended(Exit::Code(0), at(10), true);
-            assert_eq!(slot.after != After::Rest, answered);
-            assert_eq!(slot.disposition.armed_after_ms.is_none(), answered);
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_spawned_is_not_tried_by_the_keeper() {
-        let mut slot = running(Disposition { alone_after_ms: Some(1), ..Disposition::default() });
-        slot.ended(Exit::SpawnFailed { stage: Stage::Clone, errno: libc::EAGAIN }, at(1), false);
-        assert_eq!(slot.after, After::Rest);
-    }
-
-    #[test]
-    fn a_held_lock_is_tried_a_few_times_and_a_busy_program_for_two_seconds() {
-        let mut slot = running(Disposition::default());
-        let lock = (Stage::Lock, libc::EWOULDBLOCK);
-        let tries = (0..10).take_while(|_| slot.try_again(lock, at(0))).count();
-        assert_eq!(tries, usize::from(LOCK_TRIES) - 1);
-        let busy = (Stage::Exec, libc::ETXTBSY);
-        assert!(slot.try_again(busy, at(1_999)));
-        assert!(!slot.try_again(busy, at(2_000)));
-        assert_eq!(slot.state.generation, 1);
-    }
-
-    #[test]
-    fn a_tree_that_does_not_die_is_called_unkillable_after_ten_seconds() {
-        let mut slot = running(Disposition::default());
-        slot.ended(CRASH, at(0), true);
-        slot.empty(at(0));
-        slot.still_there(at(0));
-        assert_eq!(slot.due, Some(at(2)));
-        slot.still_there(at(9_999));
-        assert_eq!((slot.state.phase, slot.due), (Phase::Emptying, Some(at(10_199))));
-        slot.still_there(at(10_000));
-        assert_eq!((slot.state.phase, slot.due), (Phase::Unkillable, Some(at(11_000))));
-        slot.settled(at(12_000));
-        assert_eq!(slot.state.phase, Phase::Idle);
-    }
-
-    #[test]
-    fn a_disposition_that_answers_nothing_ends_a_wait() {
-        let mut slot = running(Disposition { armed_after_ms: Some(50), ..Disposition::default() });
-        slot.ended(CRASH, at(0), true);
-        slot.settled(at(0));
-        slot.dispose(Disposition::default());
-        assert_eq!((slot.state.phase, slot.due), (Phase::Idle, None));
-        assert!(slot.may_spawn(1));
-    }
-
     #[test]
     fn the_table_refuses_slots_beyond_its_limit() {
         let mut table = Table::new();
         assert!(table.place(SLOTS_MAX - 1).is_some());
         assert!(table.place(SLOTS_MAX).is_none());
         assert!(table.used(0).is_none());
+    }
+
+    #[test]
+    fn the_earliest_deadline_follows_every_change() {
+        let mut table = Table::new();
+        let due = |table: &mut Table, slot, due: Option<u64>| {
+            let slot = table.place(slot).unwrap();
+            slot.used = true;
+            slot.due = due.map(Moment);
+        };
+        assert_eq!(table.next_deadline(), None);
+        due(&mut table, 1500, Some(30));
+        due(&mut table, 7, Some(20));
+        assert_eq!(table.next_deadline(), Some(Moment(20)));
+        assert_eq!((table.due(Moment(19)), table.due(Moment(20))), (None, Some(7)));
+        due(&mut table, 7, Some(40));
+        assert_eq!(table.due(Moment(35)), Some(1500));
+        table.forget(1500);
+        assert_eq!(table.next_deadline(), Some(Moment(40)));
+        due(&mut table, 7, None);
+        assert_eq!(table.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_slot_is_found_by_its_pid_and_reported_once() {
+        let mut table = Table::new();
+        let slot = table.place(70).unwrap();
+        slot.used = true;
+        slot.started(99, false);
+        assert_eq!(table.of_pid(99).unwrap().state.slot, 70);
+        assert_eq!(table.take_changed().unwrap().state.slot, 70);
+        assert!(table.take_changed().is_none());
+        table.used(70).unwrap().state.pid = 0;
+        assert!(table.of_pid(99).is_none());
     }
 }

@@ -12,7 +12,8 @@ use rustix::event::epoll::EventFlags;
 
 use crate::{
     channel::{Channel, Handover},
-    keeper::{Keeper, Stop, Token},
+    keeper::{Keeper, Token},
+    stop::Stop,
 };
 
 impl Keeper {
@@ -31,29 +32,45 @@ impl Keeper {
 
     /// `false`: the channel is full.
     fn talk_over(&mut self, channel: &mut Channel, now: Moment) -> bool {
+        // What is told of a slot comes before the answer to a request about it; during the hand-over it is part of that.
+        let handed_over = |channel: &Channel| {
+            matches!(channel.handover, Handover::Sent { .. } | Handover::Acknowledged)
+        };
+        if handed_over(channel) && !self.tell_changes(channel, now) {
+            return false;
+        }
         if let Some((request, outcome)) = channel.answer {
             if !channel.send(&Report::Ack { request, outcome }, None, now) {
                 return false;
             }
             channel.answer = None;
         }
-        while !matches!(channel.handover, Handover::Sent { .. } | Handover::Acknowledged) {
-            if !channel.has_room_for_handover() {
+        while !handed_over(channel) {
+            // What the ring holds is handed over to a supervisor that answers: while it doesn't, the draining goes on.
+            let ring = channel.handover == Handover::Ring && self.drain.has_something();
+            if !channel.has_room_for_handover() || (ring && channel.unseen() > 0) {
                 return true;
             }
             if !self.hand_over_one(channel, now) {
                 return false;
             }
         }
-        for slot in self.slots.iter_mut().filter(|slot| slot.changed) {
-            if !channel.send(&Report::Slot(slot.state), None, now) {
-                return false;
-            }
-            slot.changed = false;
+        if !self.tell_changes(channel, now) {
+            return false;
         }
         if let Stop::Asked { kind, told: told @ false, .. } = &mut self.stop {
             *told = channel.send(&Report::ShutdownWanted { kind: *kind }, None, now);
             return *told;
+        }
+        true
+    }
+
+    fn tell_changes(&mut self, channel: &mut Channel, now: Moment) -> bool {
+        while let Some(slot) = self.slots.take_changed() {
+            if !channel.send(&Report::Slot(slot.state), None, now) {
+                slot.changed = true;
+                return false;
+            }
         }
         true
     }
@@ -74,15 +91,28 @@ impl Keeper {
                 sent
             }
             Handover::Slots { next } => {
-                let found = self.slots.next_used(next);
-                let Some(slot) = found.and_then(|slot| self.slots.used(slot)) else {
-                    channel.handover = Handover::Deposits { next: 0 };
+                let Some(slot) = self.slots.next_used(next) else {
+                    channel.handover = Handover::Ring;
                     return true;
                 };
                 let sent = channel.send(&Report::Slot(slot.state), None, now);
                 if sent {
                     slot.changed = false;
                     channel.handover = Handover::Slots { next: slot.state.slot + 1 };
+                }
+                sent
+            }
+            Handover::Ring => {
+                let sent = !self.drain.has_something() || {
+                    self.stop_draining(now);
+                    channel.send(
+                        &Report::Deposit { name: self.drain.name },
+                        Some(self.drain.fd()),
+                        now,
+                    )
+                };
+                if sent {
+                    channel.handover = Handover::Deposits { next: 0 };
                 }
                 sent
             }

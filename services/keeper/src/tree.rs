@@ -9,7 +9,7 @@ use std::{
 use protocol::keeper::plan::PlanView;
 use rustix::fs::{Mode, OFlags};
 
-use crate::{proc, spawn, sys, table::Slot};
+use crate::{proc, slot::Slot, spawn, sys};
 
 /// `CGROUP2_SUPER_MAGIC` (linux/magic.h).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
@@ -61,7 +61,7 @@ pub(crate) fn kill_all(slot: &mut Slot) -> Left {
         return Left::Nothing;
     }
     slot.enters_itself = true;
-    if write(cgroup, c"cgroup.kill", b"1").is_err() {
+    if sys::is_old_kernel() || write(cgroup, c"cgroup.kill", b"1").is_err() {
         // Before 5.14: nothing may fork while the list is read. A failed freeze only makes another round likelier.
         let _ = write(cgroup, c"cgroup.freeze", b"1");
         signal_listed(cgroup, libc::SIGKILL);

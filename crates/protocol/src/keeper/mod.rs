@@ -5,6 +5,7 @@
 //! eleventh knows as much as one that saw all, so the keeper needs no queue, only a "changed" bit a slot.
 
 pub mod plan;
+pub mod ring;
 mod wire;
 
 use std::fmt;
@@ -49,12 +50,14 @@ pub enum Request {
     Forget { slot: u32 },
     /// Keeps the attached descriptor under this name; replaces one of the same name.
     Deposit { name: DepositName },
-    /// Closes the descriptor of this name; "not there" is no error.
+    /// Closes the descriptor of this name; "not there" is no error. Of [`ring::RING_NAME`]: empties the log ring.
     Withdraw { name: DepositName },
     /// The hardware watchdog. Only where the keeper is PID 1; otherwise refused.
     Watchdog(Watchdog),
     /// Replaces the keeper by the binary on disk, after a trial run of that binary said it can read the state.
     Reexec,
+    /// How often this keeper's program was started: 1, and one more for each re-execution. Answered by [`Outcome::Count`].
+    Starts,
     /// Everything is stopped: leave. Where the keeper is not PID 1 every kind is `Exit`, with the code.
     Shutdown { kind: ShutdownKind, exit_code: u8 },
 }
@@ -116,6 +119,8 @@ pub enum Outcome {
     Full,
     /// A system call failed with this errno.
     Errno(i32),
+    /// The number that was asked for.
+    Count(u32),
 }
 
 /// Everything there is to know about a slot.

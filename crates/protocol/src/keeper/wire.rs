@@ -73,6 +73,7 @@ impl Request {
             Self::Shutdown { kind, exit_code } => {
                 out.kind(11).u8(shutdown_number(kind)).u8(exit_code)
             }
+            Self::Starts => out.kind(12),
         };
         out.bytes
     }
@@ -96,7 +97,7 @@ impl Request {
                 4 => Self::Signal {
                     slot: r.u32(),
                     generation: r.u32(),
-                    signal: r.ranged("signal", 1, SIGNAL_MAX)?,
+                    signal: r.ranged("signal", 0, SIGNAL_MAX)?,
                     tree: r.bool("tree")?,
                 },
                 5 => Self::Main {
@@ -116,6 +117,7 @@ impl Request {
                 }),
                 10 => Self::Reexec,
                 11 => Self::Shutdown { kind: r.shutdown_kind()?, exit_code: r.u8() },
+                12 => Self::Starts,
                 unknown => return Err(Reason::Kind(unknown)),
             })
         })
@@ -289,7 +291,7 @@ impl Writer {
     }
 
     fn outcome(&mut self, outcome: Outcome) -> &mut Self {
-        let (number, errno) = match outcome {
+        let (number, detail) = match outcome {
             Outcome::Done => (0, 0),
             Outcome::Stale => (1, 0),
             Outcome::NoSuchSlot => (2, 0),
@@ -297,8 +299,9 @@ impl Writer {
             Outcome::NotPidOne => (4, 0),
             Outcome::Full => (5, 0),
             Outcome::Errno(errno) => (6, errno),
+            Outcome::Count(count) => (7, count.cast_signed()),
         };
-        self.u8(number).i32(errno)
+        self.u8(number).i32(detail)
     }
 
     fn exit(&mut self, exit: Exit) -> &mut Self {
@@ -451,6 +454,7 @@ impl<'a> Reader<'a> {
             (4, 0) => Ok(Outcome::NotPidOne),
             (5, 0) => Ok(Outcome::Full),
             (6, errno) => Ok(Outcome::Errno(errno)),
+            (7, count) => Ok(Outcome::Count(count.cast_unsigned())),
             (value, _) => Err(Reason::Field { field: "outcome", value: value.into() }),
         }
     }
@@ -537,6 +541,7 @@ mod tests {
             }),
             Request::Reexec,
             Request::Shutdown { kind: ShutdownKind::Halt, exit_code: 1 },
+            Request::Starts,
         ]
     }
 
@@ -556,6 +561,7 @@ mod tests {
             Outcome::NotPidOne,
             Outcome::Full,
             Outcome::Errno(28),
+            Outcome::Count(u32::MAX),
         ];
         let welcome =
             Report::Welcome { version: 1, keeper_pid: 1, pid_one: true, supervisor_starts: 2 };
@@ -614,7 +620,7 @@ mod tests {
         #[test]
         fn decoding_never_panics_and_accepts_only_what_encoding_writes(
             mut bytes in proptest::collection::vec(any::<u8>(), 0..=MESSAGE_SIZE + 1),
-            kind in 0_u8..13,
+            kind in 0_u8..14,
             zeros_from in HEAD_SIZE..=MESSAGE_SIZE,
         ) {
             if bytes.len() >= MESSAGE_SIZE {

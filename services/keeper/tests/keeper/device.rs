@@ -71,21 +71,31 @@ pub(crate) struct Device {
     relay: UnixListener,
     keeper: Option<Child>,
     cgroup: std::cell::RefCell<Option<PathBuf>>,
+    variables: Vec<(&'static str, &'static str)>,
 }
 
 impl Device {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A keeper with these variables.
+    pub(crate) fn start_with(variables: &[(&'static str, &'static str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let relay = UnixListener::bind(folder.path().join("relay")).unwrap();
         let script = folder.path().join("supervisor");
         let program = std::env::current_exe().unwrap();
         let text = format!(
-            "#!/bin/sh\nexec '{}' --exact device::supervisor_role --nocapture >/dev/null\n",
-            program.display()
+            "#!/bin/sh\necho \"$*\" >> '{folder}/supervisors'\n[ -e '{folder}/down' ] && exit 1\n\
+             exec '{program}' --exact device::supervisor_role --nocapture >/dev/null\n",
+            folder = folder.path().display(),
+            program = program.display()
         );
         fs::write(&script, text).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut device = Self { folder, relay, keeper: None, cgroup: None.into() };
+        let (keeper, cgroup) = (None, None.into());
+        let variables = variables.to_vec();
+        let mut device = Self { folder, relay, keeper, cgroup, variables };
         device.start_keeper();
         device
     }
@@ -95,6 +105,7 @@ impl Device {
         command.arg("--run-dir").arg(self.folder.path().join("run"));
         command.env("VESTAL_SUPERVISOR", self.folder.path().join("supervisor"));
         command.env(RELAY, self.folder.path().join("relay"));
+        command.envs(self.variables.iter().copied());
         command
     }
 
@@ -201,6 +212,26 @@ impl Device {
         Some(Some(folder))
     }
 
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// While it is down every supervisor fails at once.
+    pub(crate) fn supervisors_are_down(&self, down: bool) {
+        let flag = self.path("down");
+        if down { fs::write(flag, "").unwrap() } else { fs::remove_file(flag).unwrap() }
+    }
+
+    /// The arguments of every supervisor that was started, once this is so of them.
+    pub(crate) fn wait_starts(&self, wanted: impl Fn(&[&str]) -> bool) {
+        let read = || fs::read_to_string(self.path("supervisors")).unwrap_or_default();
+        until("supervisors", || wanted(&read().lines().collect::<Vec<_>>()));
+    }
+
+    pub(crate) fn wait_file(&self, name: &str) {
+        until(name, || self.path(name).exists());
+    }
+
     pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.folder.path().join(name)).unwrap()
     }
@@ -259,6 +290,10 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Kills it and says which process it was.
     pub(crate) fn kill(self) -> i32 {
         kill_process(Pid::from_raw(self.pid).unwrap(), Signal::KILL).unwrap();

@@ -22,6 +22,7 @@ const RESPAWNS_A_SECOND: u32 = 50;
 
 /// How often an instance ended lately. Survives the supervisor.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub(crate) struct Backoff {
     /// Respawns since the last fresh start.
     respawns: u32,

@@ -11,6 +11,7 @@ use protocol::{
 
 use super::{
     Action, Supervisor,
+    identity::{fingerprint, inputs},
     instance::{Life, State},
     service::Entry,
 };
@@ -54,8 +55,34 @@ impl Supervisor {
         }
         for service in services {
             // A file that needs more slots than there are costs only itself.
-            let _ = self.apply(service, false, Order::Files, now);
+            if self.apply(service.clone(), false, Order::Files, now).is_err() {
+                self.leave_out_new(&service);
+            }
         }
+    }
+
+    /// There is no room for the new instances of this definition; those that were there before stay as they are.
+    fn leave_out_new(&mut self, service: &Arc<Service>) {
+        let entry = self.services.entry(service.name.clone());
+        let entry = entry.or_insert_with(|| Entry::new(service.clone()));
+        let housed: BTreeSet<Name> = entry.slots.keys().cloned().collect();
+        for instance in service.instances.keys().filter(|name| !housed.contains(*name)) {
+            self.leave_out(service.clone(), instance.clone());
+        }
+        self.restand(&service.name);
+    }
+
+    /// An instance without a slot: it can only be shown, until its service is defined again and there is room.
+    pub(super) fn leave_out(&mut self, service: Arc<Service>, instance: Name) {
+        let key = (service.name.clone(), instance.clone());
+        let mut life = Life::new(SLOTS_MAX, service, instance);
+        life.wanted = life.service.autostart;
+        life.reason = format!(
+            "no room: there are {SLOTS_MAX} instances already; delete services that are not needed, then `service reread`"
+        );
+        life.state = State::Failed { reason: life.reason.clone() };
+        self.happen_of(&life, "service.fail", &[]);
+        self.left_out.insert(key, life);
     }
 
     /// Takes one definition. With `keep_others` the instances that it doesn't name stay as they are.
@@ -74,6 +101,7 @@ impl Supervisor {
         if self.before.is_none() {
             self.check_room(&service)?;
         }
+        self.left_out.retain(|(of, _), _| *of != name);
         self.graph.insert(&service);
         if service.core {
             self.core.insert(name.clone());
@@ -151,15 +179,11 @@ impl Supervisor {
     }
 
     /// The lowest number that no instance has.
-    pub(super) fn free_slot(&self) -> Option<u32> {
-        let mut free = 0;
-        for slot in self.lives.keys() {
-            if *slot != free {
-                break;
-            }
-            free += 1;
+    pub(super) fn free_slot(&mut self) -> Option<u32> {
+        while self.lives.contains_key(&self.free_from) {
+            self.free_from += 1;
         }
-        (free < SLOTS_MAX).then_some(free)
+        Some(self.free_from).filter(|slot| *slot < SLOTS_MAX)
     }
 
     pub(super) fn adopt_life(&mut self, life: Life) {
@@ -176,8 +200,11 @@ impl Supervisor {
         let old = life.settings().clone();
         life.service = service.clone();
         let new = life.settings();
-        let restart = old.process != new.process || old.errors != new.errors;
-        let changed = restart || old.policy != new.policy;
+        // Compared with what was given last, not with what runs: a restart that is on its way stays.
+        let restart = fingerprint(&old.process) != fingerprint(&new.process)
+            || inputs(&new.process) != life.made_with
+            || old.errors != new.errors;
+        let changed = restart || old != *new;
         let startable = new.errors.is_empty();
         let revived = std::mem::take(&mut life.leaving);
         if changed {
@@ -189,7 +216,7 @@ impl Supervisor {
                     if restart && startable && !revived && order == Order::Message =>
                 {
                     // procd's reload_signal: the process reads its settings itself; the new command counts from the next start on.
-                    life.made_from = life.fingerprint();
+                    life.note_origin();
                     let generation = life.seen.generation;
                     self.actions.push_back(Action::Signal {
                         slot,
@@ -287,6 +314,7 @@ impl Supervisor {
             self.dismiss_instance(slot);
         }
         self.core.remove(name);
+        self.left_out.retain(|(of, _), _| of != name);
         self.restand(name);
         self.drop_if_empty(name);
     }

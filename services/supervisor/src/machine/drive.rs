@@ -4,18 +4,22 @@
 use std::time::Duration;
 
 use protocol::{name::Name, time::Moment};
+use serde_json::json;
 
 use super::{
     Action, Due, Supervisor,
     health::Look,
-    instance::{Life, State, Why},
+    instance::{Life, State, UNKILLABLE, Why},
     record::Record,
+    service::Standing,
 };
 
 /// SIGABRT leaves a core dump behind; this long it may take before the whole tree is killed.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
 /// Instances that are told to reload have this long to be ready again.
 pub(super) const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// What SIGKILL has not ended by then hangs in the kernel. As long as the keeper waits for what a main process left.
+const UNKILLABLE_AFTER: Duration = Duration::from_secs(10);
 const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 
@@ -50,16 +54,17 @@ impl Supervisor {
             .find(|other| !self.services.get(*other).is_some_and(|entry| entry.standing.up))
     }
 
-    /// Why an instance that is to run may not be spawned yet.
+    /// Why an instance that is to run may not be spawned yet. A respawn after a crash waits for what it requires and for
+    /// nothing else: `after`, `wants`, numbers and the core count for ordered starts.
     pub(super) fn blocker(&self, life: &Life) -> Option<Blocker> {
         let name = &life.service.name;
         if let Some(relations) = self.graph.relations(name) {
-            let unready = relations.after.iter().find(|other| {
-                self.services
-                    .get(*other)
-                    .is_some_and(|entry| entry.standing.up && !entry.standing.ready)
-            });
-            if let Some(other) = unready {
+            let standing = |other: &Name| self.services.get(other).map(|entry| entry.standing);
+            let unready = |other: &&Name| standing(other).is_some_and(|s| s.up && !s.ready);
+            let awaited = |other: &&Name| standing(other).is_some_and(Standing::is_awaited);
+            let required = relations.requires.iter().find(unready);
+            let first = || relations.after.iter().find(awaited).filter(|_| !life.attempted);
+            if let Some(other) = required.or_else(first) {
                 return Some(Blocker::Service(other.clone()));
             }
         }
@@ -67,11 +72,14 @@ impl Supervisor {
         if let Some(other) = self.graph.rivals(name).find(is_live) {
             return Some(Blocker::Rival(other.clone()));
         }
+        if life.attempted {
+            return None;
+        }
         if self.core_gate.is_some() && !life.service.core {
             return Some(Blocker::Core);
         }
         let number = i64::from(life.service.start);
-        (!life.attempted && self.is_plain(name) && !self.starts.may_go(life.service.core, number))
+        (self.is_plain(name) && !self.starts.may_go(life.service.core, number))
             .then_some(Blocker::Order)
     }
 
@@ -146,26 +154,40 @@ impl Supervisor {
     }
 
     /// Kills all of an instance; the end is reported by the keeper as any other.
-    fn kill(&mut self, slot: u32) {
+    fn kill(&mut self, slot: u32, now: Moment) {
         let Some(life) = self.lives.get_mut(&slot) else { return };
         if let State::Stopping { kill_at, .. } = &mut life.state {
             *kill_at = None;
         }
+        life.hopeless_at = Some(now + UNKILLABLE_AFTER);
         let generation = life.seen.generation;
         self.actions.push_back(Action::Signal { slot, generation, signal: SIGKILL, tree: true });
+    }
+
+    /// SIGKILL was not enough, and nobody has to wait for that any longer. What was asked for happens when it ends after all.
+    pub(super) fn give_up_killing(&mut self, slot: u32) {
+        let Some(life) = self.lives.get_mut(&slot) else { return };
+        if !std::mem::replace(&mut life.unkillable, true) {
+            self.happen(slot, "service.unkillable", &[("text", json!(UNKILLABLE))]);
+        }
     }
 
     /// Acts on deadlines that passed.
     fn pass_time(&mut self, slot: u32, now: Moment) {
         let Some(life) = self.lives.get_mut(&slot) else { return };
         let passed = |deadline: Option<Moment>| deadline.is_some_and(|at| at <= now);
+        if passed(life.hopeless_at) {
+            self.give_up_killing(slot);
+            return;
+        }
         match life.state {
             State::Stopping { kill_at, .. } if passed(kill_at) => {
-                self.kill(slot);
+                self.kill(slot, now);
             }
             State::Starting { deadline } | State::Reloading { deadline }
                 if passed(deadline) && life.running() =>
             {
+                life.stumbled |= matches!(life.state, State::Starting { .. });
                 let policy = &life.settings().policy;
                 let (signal, grace) = (policy.stop_signal, policy.stop_timeout);
                 self.begin_stop(slot, Why::Timeout, signal, grace, now);
@@ -217,6 +239,7 @@ impl Supervisor {
         let was = std::mem::replace(&mut life.state, State::Stopped);
         life.attempted = false;
         life.checked = false;
+        life.stumbled = false;
         if life.again {
             life.again = false;
             life.forgive();
@@ -299,7 +322,7 @@ impl Supervisor {
         life.attempted = true;
         life.asked = Some(life.seen.generation);
         life.ready_at = None;
-        life.made_from = life.fingerprint();
+        life.note_origin();
         let deadline = life.settings().process.readiness.timeout.map(|timeout| now + timeout);
         life.state = State::Starting { deadline };
         life.times.spawned_at = Some(now);
@@ -345,6 +368,7 @@ impl Supervisor {
     /// The slot is free from now on.
     fn forget(&mut self, slot: u32) {
         let Some(life) = self.lives.remove(&slot) else { return };
+        self.free_from = self.free_from.min(slot);
         if let Some(at) = life.timer {
             self.deadlines.remove(&(at, Due::Slot(slot)));
         }
@@ -380,7 +404,7 @@ impl Supervisor {
             .core
             .iter()
             .filter_map(|name| self.services.get(name))
-            .any(|entry| entry.standing.up && !entry.standing.ready);
+            .any(|entry| entry.standing.is_awaited());
         if !holds {
             self.open_core_gate();
         }

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{
     Action, Supervisor,
     backoff::Verdict,
-    instance::{State, Why},
+    instance::{Life, State, Why},
 };
 use crate::settings::{CriticalAction, ReadinessKind, Respawn, RespawnWhen};
 
@@ -42,6 +42,10 @@ impl Supervisor {
             life.asked = None;
         }
         let began = new.generation > old.generation;
+        if began || matches!(new.phase, Phase::Idle | Phase::Waiting) {
+            life.unkillable = false;
+            life.hopeless_at = None;
+        }
         if began {
             let missed = old.generation > 0 && life.ended < old.generation;
             if missed {
@@ -51,6 +55,9 @@ impl Supervisor {
             self.began(slot, &old, new, now);
         } else {
             life.seen = new;
+        }
+        if new.phase == Phase::Unkillable {
+            self.give_up_killing(slot);
         }
         self.follow_phase(slot, began || old.phase != new.phase, now);
         let Some(life) = self.lives.get(&slot) else { return };
@@ -74,6 +81,7 @@ impl Supervisor {
     fn began(&mut self, slot: u32, old: &SlotState, new: SlotState, now: Moment) {
         let Some(life) = self.lives.get_mut(&slot) else { return };
         life.seen = new;
+        life.attempted = true;
         let deadline = life.settings().process.readiness.timeout.map(|timeout| now + timeout);
         if new.answered_alone {
             let ready_for = life.ready_at.map_or(Duration::ZERO, |at| new.spawned_at.since(at));
@@ -126,6 +134,7 @@ impl Supervisor {
             life.times.ready_at = Some(now);
         }
         life.state = State::Ready;
+        life.stumbled = false;
         let defined = life.settings().process.watchdog;
         life.health.pet(defined, now);
         self.dirty.insert(slot);
@@ -137,7 +146,7 @@ impl Supervisor {
         let Some(life) = self.lives.get_mut(&slot) else { return };
         life.ended = generation;
         life.health.rest();
-        life.reason = reason(&life.state, end);
+        life.reason = reason(life, end);
         let ready_for = life.ready_at.map_or(Duration::ZERO, |at| now.since(at));
         life.backoff.forgive(ready_for);
         let details = [
@@ -159,6 +168,7 @@ impl Supervisor {
             State::Stopping { why: Why::Timeout | Why::Watchdog, .. } => true,
             _ => false,
         };
+        life.stumbled |= life.ready_at.is_none();
         if life.seen.phase == Phase::Waiting {
             life.state = State::Starting { deadline: None };
             return;
@@ -190,6 +200,7 @@ impl Supervisor {
             let reason = life.reason.clone();
             life.state = State::Failed { reason };
             self.happen_fail(slot);
+            self.count_crash(slot, now);
             return;
         }
         self.respawn_or_hold(slot, &respawn, end.runtime, now);
@@ -218,9 +229,12 @@ impl Supervisor {
         let Some(critical) = life.settings().policy.critical.clone() else { return };
         match life.crashes.add(now, &critical) {
             None => {}
-            Some(CriticalAction::Restart) => self.restart_requirers(slot),
-            // The rescue set is not there yet: the next boot is the rescue.
-            Some(CriticalAction::Reboot | CriticalAction::Rescue) => {
+            Some(action @ CriticalAction::Restart) => {
+                self.happen_escalation(slot, action);
+                self.restart_requirers(slot);
+            }
+            Some(action @ (CriticalAction::Reboot | CriticalAction::Rescue)) => {
+                self.happen_escalation(slot, action);
                 self.begin_shutdown(protocol::keeper::ShutdownKind::Reboot, 1, now);
             }
         }
@@ -261,7 +275,8 @@ impl Supervisor {
         if life.asked.take().is_none() {
             return;
         }
-        life.reason = format!("the keeper could not spawn it: errno {errno}");
+        life.reason = format!("the keeper did not spawn it: {}", error(errno));
+        life.stumbled = true;
         life.state = State::Pausing { until: now + life.backoff.refused(), delayed: false };
         // What the keeper has of it may be the reason.
         life.defined = false;
@@ -277,9 +292,9 @@ fn end_of_other(old: &SlotState, new: &SlotState) -> End {
     End { exit, oom: known && new.oom, pid: old.pid, runtime: ended_at.since(old.spawned_at) }
 }
 
-fn reason(state: &State, end: &End) -> String {
+fn reason(life: &Life, end: &End) -> String {
     let killed = matches!(end.exit, Exit::Signal { signal: SIGKILL, .. });
-    match (state, end.exit) {
+    match (&life.state, end.exit) {
         (State::Stopping { why: Why::Timeout, .. }, _) => "timeout".to_owned(),
         (State::Stopping { why: Why::Watchdog, .. }, _) => "watchdog".to_owned(),
         (State::Stopping { kill_at: None, .. }, _) if killed => {
@@ -292,12 +307,34 @@ fn reason(state: &State, end: &End) -> String {
             format!("signal {signal}{}", if core { ", core dumped" } else { "" })
         }
         (_, Exit::SpawnFailed { stage: Stage::Exec, errno }) => {
-            format!("exec-failed: errno {errno}")
+            let program = life.settings().process.command.first().map_or("it", String::as_str);
+            format!("cannot execute {program}: {}", error(errno))
         }
         (_, Exit::SpawnFailed { stage, errno }) => {
-            let stage = format!("{stage:?}").to_lowercase();
-            format!("spawn-failed: {stage}: errno {errno}")
+            format!("cannot {}: {}", attempt(stage), error(errno))
         }
+    }
+}
+
+fn error(errno: i32) -> std::io::Error {
+    std::io::Error::from_raw_os_error(errno)
+}
+
+/// What a spawn was about to do when it failed.
+fn attempt(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Clone => "create a process",
+        Stage::Plan => "read its plan",
+        Stage::Stdio => "set up standard input and output",
+        Stage::Lock => "take its lock, which a process of an earlier run holds",
+        Stage::Directory => "enter its directory",
+        Stage::Sockets => "hand over its sockets",
+        Stage::Exec => "execute it",
+        Stage::Settings => "read its settings",
+        Stage::Limits => "set up limits",
+        Stage::User => "set up user",
+        Stage::Capabilities => "set up capabilities",
+        Stage::Namespaces => "set up namespaces",
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::{Action, Happening, Supervisor, exits::exit_code, instance::Life};
+use crate::settings::CriticalAction;
 
 impl Supervisor {
     pub(super) fn happen(&mut self, slot: u32, topic: &'static str, details: &[(&str, Value)]) {
@@ -38,6 +39,20 @@ impl Supervisor {
         let details = crash_details(life);
         self.happen(slot, "service.respawn", &[("respawn_count", count), ("delay_ms", delay_ms)]);
         self.happen(slot, "instance.respawn", &details);
+    }
+
+    /// Crashed too often: what is done about it.
+    pub(super) fn happen_escalation(&mut self, slot: u32, action: CriticalAction) {
+        let (action, text) = match action {
+            CriticalAction::Restart => ("restart", "restarting it with all that require it"),
+            CriticalAction::Reboot => ("reboot", "stopping everything, then a reboot"),
+            // The rescue set is not there yet: the next boot is the rescue.
+            CriticalAction::Rescue => (
+                "rescue",
+                "stopping everything, then a reboot, because there is no rescue set to go on with",
+            ),
+        };
+        self.happen(slot, "service.critical", &[("action", json!(action)), ("text", json!(text))]);
     }
 
     pub(super) fn happen_fail(&mut self, slot: u32) {

@@ -30,7 +30,7 @@ pub(crate) fn scatter(slot: u32, count: u32) -> u64 {
     hash.finish()
 }
 
-/// A hash of everything whose change restarts the process. Keys at their default add nothing, so that a key which a
+/// A hash of everything in the definition whose change restarts the process. Keys at their default add nothing, so that a key which a
 /// later version adds does not restart what runs.
 #[must_use]
 pub(crate) fn fingerprint(process: &Process) -> u64 {
@@ -77,6 +77,26 @@ pub(crate) fn fingerprint(process: &Process) -> u64 {
     key("stdout", &mut flag(p.stdout));
     key("stderr", &mut flag(p.stderr));
     key("pidfile", &mut p.pidfile.iter().map(|path| path.display().to_string()));
+    hash.finish()
+}
+
+/// A hash of what the process was made with besides its definition: procd's `file` and `netdev`, whose contents and indices
+/// are looked at whenever a definition is read. It is not part of [`fingerprint`], because the next supervisor reads the
+/// remembered definitions again and sees today's contents: that alone must not restart what runs. So a take-over compares
+/// only the fingerprint, and a message of today (`service set`) compares both with what the process was made from.
+#[must_use]
+pub(crate) fn inputs(process: &Process) -> u64 {
+    let mut hash = Fnv::default();
+    for (path, content) in &process.files {
+        hash.write(path.as_os_str().as_encoded_bytes());
+        hash.write(&[0]);
+        hash.write(content);
+    }
+    for (device, index) in &process.netdevs {
+        hash.write(device.as_bytes());
+        hash.write(&[0]);
+        hash.write(&index.to_le_bytes());
+    }
     hash.finish()
 }
 

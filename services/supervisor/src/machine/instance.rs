@@ -20,7 +20,7 @@
 //! Whether a process is there is not part of the state: [`Life::busy`] asks the keeper's last word. Nothing is ever
 //! spawned while it says yes.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use protocol::{
     keeper::{Disposition, Exit, Phase, SlotState},
@@ -32,10 +32,13 @@ use super::{
     backoff::{Backoff, FORGIVE_AFTER},
     critical::Crashes,
     health::Health,
-    identity::{fingerprint, identity},
-    record::{InstanceRecord, Rest},
+    identity::{fingerprint, identity, inputs},
+    record::InstanceRecord,
 };
 use crate::settings::{self, ReadinessKind, Respawn, RespawnWhen, Service};
+
+/// What is said of an instance whose processes don't end.
+pub(crate) const UNKILLABLE: &str = "its processes don't end, not even by SIGKILL: they hang in the kernel or are frozen; it goes on as asked when they end";
 
 /// The actual state.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +62,7 @@ pub(crate) enum State {
     Reloading {
         deadline: Option<Moment>,
     },
-    /// Told to end; everything of it is killed at `kill_at`, `None` after that was done.
+    /// Told to end; everything of it is killed at `kill_at`, `None` after that was done ([`Life::hopeless_at`] is next).
     Stopping {
         why: Why,
         kill_at: Option<Moment>,
@@ -120,17 +123,26 @@ pub(crate) struct Life {
     pub(crate) open: bool,
     /// The disposition that the keeper has.
     pub(crate) told: Option<Disposition>,
-    /// Spawned at least once since the goal went up: the order number doesn't count any more.
+    /// Spawned at least once since the goal went up: what follows are respawns, and they wait only for what is required.
     pub(crate) attempted: bool,
     /// The conditions were looked at since the goal went up.
     pub(crate) checked: bool,
+    /// A start failed since the goal went up and none has worked since: those that only come after it go on.
+    pub(crate) stumbled: bool,
+    /// When it counts as unkillable; set by its SIGKILL.
+    pub(crate) hopeless_at: Option<Moment>,
+    /// Neither SIGKILL nor waiting ended it. Until it ends after all, nothing can be done.
+    pub(crate) unkillable: bool,
     pub(crate) ready_at: Option<Moment>,
     pub(crate) backoff: Backoff,
     pub(crate) crashes: Crashes,
     pub(crate) restarts: u32,
     /// How the last run ended, in words.
     pub(crate) reason: String,
+    /// The definition that the process was made from.
     pub(crate) made_from: u64,
+    /// The files and devices that the process was made with.
+    pub(crate) made_with: u64,
     pub(crate) health: Health,
     /// procd's watchdog mode, once somebody set it.
     pub(crate) watchdog_mode: Option<u32>,
@@ -162,12 +174,16 @@ impl Life {
             told: None,
             attempted: false,
             checked: false,
+            stumbled: false,
+            hopeless_at: None,
+            unkillable: false,
             ready_at: None,
             backoff: Backoff::default(),
             crashes: Crashes::default(),
             restarts: 0,
             reason: String::new(),
             made_from: 0,
+            made_with: 0,
             health: Health::default(),
             watchdog_mode: None,
             status: String::new(),
@@ -177,7 +193,7 @@ impl Life {
             timer: None,
             waiters: Vec::new(),
         };
-        life.made_from = life.fingerprint();
+        life.note_origin();
         life
     }
 
@@ -190,6 +206,19 @@ impl Life {
 
     pub(crate) fn fingerprint(&self) -> u64 {
         fingerprint(&self.settings().process)
+    }
+
+    /// Its process is, or is about to be, what the definition says now.
+    pub(crate) fn note_origin(&mut self) {
+        let process = &self.settings().process;
+        (self.made_from, self.made_with) = (fingerprint(process), inputs(process));
+    }
+
+    /// Those that come after it need not wait for its next start: the last one failed, or can't be before long.
+    pub(crate) fn start_failed(&self) -> bool {
+        self.stumbled
+            || self.unkillable
+            || matches!(self.state, State::Pausing { delayed: true, .. })
     }
 
     /// Something of it runs, may run, or will be run by the keeper.
@@ -231,6 +260,7 @@ impl Life {
         self.backoff = Backoff::default();
         self.crashes.forget();
         self.checked = false;
+        self.stumbled = false;
         if !self.busy() || self.down_for_good() {
             self.attempted = false;
         }
@@ -247,10 +277,15 @@ impl Life {
             State::Stopping { kill_at, .. } => kill_at,
             _ => None,
         };
+        let of_kill = self.hopeless_at.filter(|_| !self.unkillable);
         let of_watchdog = self.fulfilled().then(|| self.health.deadline()).flatten();
         let of_arming =
             self.armed_from().filter(|_| self.told.is_some_and(|t| t.armed_after_ms.is_none()));
-        [of_state, of_watchdog, of_arming].into_iter().flatten().filter(|at| *at > now).min()
+        [of_state, of_kill, of_watchdog, of_arming]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
     }
 
     /// From when on the keeper may answer one crash alone (`decisions.md` 7).
@@ -301,59 +336,6 @@ impl Life {
     pub(crate) fn ready_by_exec(&self) -> bool {
         let process = &self.settings().process;
         process.readiness.kind == ReadinessKind::Exec && !process.oneshot
-    }
-
-    pub(crate) fn record(&self) -> InstanceRecord {
-        let rest = match &self.state {
-            State::Pausing { until, delayed } => Rest::Pausing { until: *until, delayed: *delayed },
-            State::Done { fulfilled } => Rest::Done { fulfilled: *fulfilled },
-            State::Held { reason } => Rest::Held { reason: reason.clone() },
-            State::Failed { reason } => Rest::Failed { reason: reason.clone() },
-            _ => Rest::None,
-        };
-        InstanceRecord {
-            slot: self.slot,
-            service: self.service.name.clone(),
-            instance: self.name.clone(),
-            wanted: self.wanted,
-            again: self.again,
-            generation: self.seen.generation,
-            ended: self.ended,
-            ready_at: self.ready_at,
-            rest,
-            backoff: self.backoff.clone(),
-            crashes: self.crashes.clone(),
-            restarts: self.restarts,
-            reason: self.reason.clone(),
-            made_from: self.made_from,
-            watchdog_ms: self
-                .health
-                .asked()
-                .map(|period| u64::try_from(period.as_millis()).unwrap_or(u64::MAX)),
-        }
-    }
-
-    /// Takes over what the supervisor before this one knew.
-    pub(crate) fn remember(&mut self, record: InstanceRecord) {
-        self.wanted = record.wanted;
-        self.again = record.again;
-        self.seen.generation = record.generation;
-        self.ended = record.ended;
-        self.ready_at = record.ready_at;
-        self.state = match &record.rest {
-            Rest::None => State::Stopped,
-            Rest::Pausing { until, delayed } => State::Pausing { until: *until, delayed: *delayed },
-            Rest::Done { fulfilled } => State::Done { fulfilled: *fulfilled },
-            Rest::Held { reason } => State::Held { reason: reason.clone() },
-            Rest::Failed { reason } => State::Failed { reason: reason.clone() },
-        };
-        self.backoff = record.backoff.clone();
-        self.crashes = record.crashes.clone();
-        self.restarts = record.restarts;
-        self.reason.clone_from(&record.reason);
-        self.made_from = record.made_from;
-        self.health = Health::with_period(record.watchdog_ms.map(Duration::from_millis));
-        self.recorded = Some(record);
     }
 }
 

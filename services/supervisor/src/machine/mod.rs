@@ -38,7 +38,7 @@ use protocol::{failure::Failure, keeper::SlotState, name::Name, time::Moment};
 
 use self::{
     backoff::Bucket,
-    instance::Life,
+    instance::{Life, State},
     service::{Entry, graph::Graph, order::Order},
     shutdown::Shutdown,
     waiters::Waiter,
@@ -57,6 +57,10 @@ const CORE_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Supervisor {
     services: BTreeMap<Name, Entry>,
     lives: BTreeMap<u32, Life>,
+    /// Instances for which the keeper's table has no room; they are only shown.
+    left_out: BTreeMap<(Name, Name), Life>,
+    /// All lower slots are taken.
+    free_from: u32,
     graph: Graph,
     /// The names of the core services.
     core: BTreeSet<Name>,
@@ -94,6 +98,8 @@ impl Supervisor {
         Self {
             services: BTreeMap::new(),
             lives: BTreeMap::new(),
+            left_out: BTreeMap::new(),
+            free_from: 0,
             graph: Graph::default(),
             core: BTreeSet::new(),
             starts: Order::default(),
@@ -186,11 +192,16 @@ impl Supervisor {
         }
     }
 
-    /// Journals an instance if anything in its record changed.
+    /// Journals an instance if anything in its record changed. That a process began is no news as long as it isn't ready:
+    /// its spawn was journalled, and the keeper tells the next supervisor about it.
     fn write_record(&mut self, slot: u32) {
         let Some(life) = self.lives.get_mut(&slot) else { return };
         let record = life.record();
-        if life.recorded.as_ref() != Some(&record) {
+        let beginning = life.running() && matches!(life.state, State::Starting { .. });
+        let known = life.recorded.as_ref().is_some_and(|old| {
+            *old == record || (beginning && old.is_before_beginning_of(&record))
+        });
+        if !known {
             life.recorded = Some(record.clone());
             self.actions.push_back(Action::Record(Record::Instance(Box::new(record))));
         }
@@ -223,9 +234,9 @@ impl Supervisor {
         let coming = |life: &Life| !life.down_for_good() && self.goal_up(life);
         let up = wanted().next().is_some() && wanted().all(coming);
         let ready = up && wanted().all(|life| life.fulfilled() && !life.again);
-        let stuck = |life: &Life| life.seen.phase == protocol::keeper::Phase::Unkillable;
-        let live = lives().any(|life| life.busy() && !stuck(life));
-        service::Standing { up, ready, live }
+        let stumbled = !ready && wanted().any(|life| !life.fulfilled() && life.start_failed());
+        let live = lives().any(|life| life.busy() && !life.unkillable);
+        service::Standing { up, ready, stumbled, live }
     }
 
     /// Marks everybody who waits for `name`, for whom it waits, and who must not run beside it.

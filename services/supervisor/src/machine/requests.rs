@@ -122,6 +122,13 @@ impl Supervisor {
 
     /// As [`Self::targets`], but what can't work is refused at once.
     fn startable(&self, name: &Name, instance: Option<&Name>) -> Result<Vec<u32>, Failure> {
+        let left_out = |(of, which): &(Name, Name)| {
+            of == name && instance.is_none_or(|instance| instance == which)
+        };
+        if let Some((_, life)) = self.left_out.iter().find(|(key, _)| left_out(key)) {
+            let text = format!("{name} {}: {}", life.name, life.reason);
+            return Err(Failure::new(Code::Limit, text));
+        }
         let slots = self.targets(name, instance)?;
         for life in slots.iter().filter_map(|slot| self.lives.get(slot)) {
             let errors = &life.settings().errors;
@@ -309,6 +316,7 @@ impl Supervisor {
         let mut service = (*entry.service).clone();
         service.instances.remove(instance);
         entry.service = service.into();
+        self.left_out.remove(&(name.clone(), instance.clone()));
         if let Some(slot) = entry.slots.get(instance).copied() {
             self.dismiss_instance(slot);
         }

@@ -166,6 +166,8 @@ impl Supervisor {
             };
             let defined = life.settings().process.watchdog;
             life.health.pet(defined, now);
+            life.attempted = true;
+            life.checked = true;
         }
         life.times.spawned_at = Some(state.spawned_at);
         life.times.ready_at = life.ready_at;
@@ -186,8 +188,11 @@ impl Supervisor {
         });
         for (service, name) in rest {
             let wanted = service.autostart && !self.rival_wanted(&service.name);
-            // The keeper's table is full: as with any other table, what came first stays.
-            let Some(slot) = self.free_slot() else { continue };
+            // As with any other table, what came first stays.
+            let Some(slot) = self.free_slot() else {
+                self.leave_out(service, name);
+                continue;
+            };
             let mut life = Life::new(slot, service, name);
             life.wanted = wanted;
             life.times.wanted_at = Some(now);

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use protocol::{
-    keeper::{Phase, ShutdownKind},
-    time::Moment,
-};
+use protocol::{keeper::ShutdownKind, time::Moment};
 
 use super::{Action, Due, Supervisor, instance::Life, service::order::Order};
 
@@ -68,7 +65,7 @@ impl Supervisor {
     /// Notes that nothing of a slot runs any more, or that what runs can't be waited for.
     pub(super) fn note_stopped(&mut self, slot: u32) {
         let Some(shutdown) = &mut self.shutdown else { return };
-        let waits = |life: &Life| life.busy() && life.seen.phase != Phase::Unkillable;
+        let waits = |life: &Life| life.busy() && !life.unkillable;
         if self.lives.get(&slot).is_some_and(waits) {
             return;
         }

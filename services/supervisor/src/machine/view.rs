@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use protocol::{
-    keeper::{Exit, Phase, SlotState},
+    keeper::{Exit, SlotState},
     name::Name,
 };
 
 use super::{
     Supervisor,
     drive::Blocker,
-    instance::{Life, State, Times},
+    instance::{Life, State, Times, UNKILLABLE},
 };
 use crate::settings::Service;
 
@@ -44,13 +44,15 @@ pub(crate) struct InstanceView {
 }
 
 impl Supervisor {
-    /// All instances, or those of one service, in the order of their names.
+    /// All instances, or those of one service, in the order of their names; then those for which there is no room.
     pub(crate) fn view(&self, name: Option<&Name>) -> Vec<InstanceView> {
+        let is_meant = |service: &Service| name.is_none_or(|name| *name == service.name);
         self.services
             .values()
-            .filter(|entry| name.is_none_or(|name| *name == entry.service.name))
+            .filter(|entry| is_meant(&entry.service))
             .flat_map(|entry| entry.slots.values())
             .filter_map(|slot| self.lives.get(slot))
+            .chain(self.left_out.values().filter(|life| is_meant(&life.service)))
             .map(|life| self.view_of(life))
             .collect()
     }
@@ -91,8 +93,8 @@ impl Supervisor {
     }
 
     fn state_of(&self, life: &Life) -> (&'static str, String) {
-        if life.seen.phase == Phase::Unkillable {
-            return ("unkillable", "processes of it hang in the kernel".to_owned());
+        if life.unkillable {
+            return ("unkillable", UNKILLABLE.to_owned());
         }
         let suspended =
             || if life.seen.suspended { "suspended by a signal" } else { "" }.to_owned();

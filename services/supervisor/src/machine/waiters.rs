@@ -4,13 +4,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use protocol::{
     failure::{Code, Failure},
-    keeper::Phase,
     time::Moment,
 };
 
 use super::{
     Due, Supervisor,
-    instance::{Life, State},
+    instance::{Life, State, UNKILLABLE},
 };
 
 /// More callers may not wait at the same time.
@@ -135,6 +134,9 @@ impl Supervisor {
             let text = format!("a stop of {} {} came in between", name.0, name.1);
             return Some(Err(Failure::new(Code::Cancelled, text)));
         }
+        if life.unkillable && !life.spawnable() {
+            return Some(Err(unkillable(life)));
+        }
         if life.again {
             return None;
         }
@@ -204,14 +206,14 @@ fn gone(life: &Life) -> Option<Result<(), Failure>> {
 }
 
 fn ended(life: &Life) -> Option<Result<(), Failure>> {
-    if life.seen.phase == Phase::Unkillable {
-        let text = format!(
-            "processes of {} {} can't be killed: they hang in the kernel",
-            life.service.name, life.name
-        );
-        return Some(Err(Failure::new(Code::Failed, text)));
+    if life.unkillable {
+        return Some(Err(unkillable(life)));
     }
     (!life.busy()).then_some(Ok(()))
+}
+
+fn unkillable(life: &Life) -> Failure {
+    Failure::new(Code::Failed, format!("{} {}: {UNKILLABLE}", life.service.name, life.name))
 }
 
 /// Only what ends without an answer; answers come by `reload_done`.

@@ -20,6 +20,8 @@ use tokio::{io::Interest, net::UnixDatagram};
 
 /// Reports taken in one go, so that a burst of exits costs one pass.
 pub(crate) const REPORTS_PER_PASS: usize = 64;
+/// Requests that the queue keeps room for when it is empty.
+const QUEUE_KEPT: usize = 32;
 /// A request carries at most a plan and a cgroup folder.
 const DESCRIPTORS_MAX: usize = 2;
 
@@ -95,6 +97,10 @@ impl Channel {
                 }
                 Err(error) => return Err(error).context("write to the keeper"),
             }
+        }
+        // A start of everything queues a few requests a service; what that took is not needed again soon.
+        if self.queue.capacity() > QUEUE_KEPT {
+            self.queue.shrink_to(QUEUE_KEPT);
         }
         Ok(())
     }

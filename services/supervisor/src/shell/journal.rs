@@ -43,14 +43,29 @@ pub(crate) struct Memory {
     pub(crate) messages: BTreeMap<Name, Message>,
 }
 
+/// What every live key's last entry weighs, and the sum, which every append asks for.
+#[derive(Debug, Default)]
+struct Weights {
+    slots: BTreeMap<u32, usize>,
+    messages: BTreeMap<Name, usize>,
+    sum: u64,
+}
+
+impl Weights {
+    /// One key's weight was `old` and is `new`; a key that isn't there weighs nothing.
+    fn changed(&mut self, old: Option<usize>, new: usize) {
+        self.sum = self.sum - old.unwrap_or(0) as u64 + new as u64;
+    }
+}
+
 /// The open journal.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
     file: File,
     size: u64,
-    /// Bytes that a compact file would have, roughly: what each live key weighed last.
-    live: BTreeMap<String, usize>,
+    /// Bytes that a compact file would have, roughly: what each live key weighed last, and all of it.
+    weights: Weights,
     memory: Memory,
     /// The last write failed: said once, and the next append tries to start the file anew.
     broken: bool,
@@ -71,7 +86,7 @@ impl Journal {
             path,
             file,
             size: 0,
-            live: BTreeMap::new(),
+            weights: Weights::default(),
             memory: Memory::default(),
             broken: false,
         };
@@ -141,8 +156,7 @@ impl Journal {
         let bytes = encode(&entry)?;
         let length = bytes.len();
         self.remember(entry, length);
-        let live: usize = self.live.values().sum();
-        let too_old = self.size > COMPACT_ABOVE && self.size > 4 * live as u64;
+        let too_old = self.size > COMPACT_ABOVE && self.size > 4 * self.weights.sum;
         let written = if too_old || self.broken { self.compact() } else { self.write(&bytes) };
         if let (Err(error), false) = (&written, self.broken) {
             tracing::error!(
@@ -184,21 +198,26 @@ impl Journal {
     }
 
     fn remember(&mut self, entry: Entry, length: usize) {
+        let weights = &mut self.weights;
         match entry {
             Entry::Machine(Record::Forgotten { slot }) => {
                 self.memory.slots.remove(&slot);
-                self.live.remove(&slot.to_string());
+                let old = weights.slots.remove(&slot);
+                weights.changed(old, 0);
             }
             Entry::Machine(Record::Instance(record)) => {
-                self.live.insert(record.slot.to_string(), length);
+                let old = weights.slots.insert(record.slot, length);
+                weights.changed(old, length);
                 self.memory.slots.insert(record.slot, Record::Instance(record));
             }
             Entry::Message { service, message } => {
-                self.live.insert(format!("m{service}"), length);
+                let old = weights.messages.insert(service.clone(), length);
+                weights.changed(old, length);
                 self.memory.messages.insert(service, message);
             }
             Entry::Deleted { service } => {
-                self.live.remove(&format!("m{service}"));
+                let old = weights.messages.remove(&service);
+                weights.changed(old, 0);
                 self.memory.messages.remove(&service);
             }
         }

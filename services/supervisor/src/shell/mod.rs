@@ -69,6 +69,8 @@ pub(crate) enum Inbound {
 enum Pending {
     Spawn { slot: u32 },
     Define { slot: u32 },
+    /// Nothing was asked; a held notification goes on when the answer is there.
+    Notification { slot: u32 },
     Leave,
     Reexec(u64),
     Watchdog(u64),
@@ -95,6 +97,8 @@ pub(crate) struct Shell {
     machine: Supervisor,
     channel: Channel,
     pending: HashMap<u32, Pending>,
+    /// Notifications that wait for the keeper's answer, by its number.
+    held: HashMap<u32, Notification>,
     workshop: Workshop,
     journal: Journal,
     definitions: Definitions,
@@ -211,6 +215,11 @@ impl Shell {
                 );
                 self.leaving = true;
             }
+            (Pending::Notification { slot }, _) => {
+                if let (Some(notification), Some(state)) = (self.held.remove(&request), self.states.get(&slot)) {
+                    self.deliver(slot, state.generation, notification);
+                }
+            }
             (Pending::Reexec(id), outcome) => self.answer_outcome(id, outcome),
             (Pending::Watchdog(id), outcome) => self.watchdog_changed(id, outcome),
             (_, Outcome::Done) => {}
@@ -242,37 +251,49 @@ impl Shell {
         }
     }
 
+    /// A notification arrived. What says "I am ready" may be read before the keeper's report that a new process was spawned:
+    /// it waits until the keeper has answered, which it does only after it has told all that happened to the slot.
     fn notified(&mut self, slot: u32, notification: Notification) {
-        let Some(state) = self.states.get(&slot).copied() else { return };
-        let generation = notification.generation.unwrap_or(state.generation);
+        if let Some(generation) = notification.generation {
+            return self.deliver(slot, generation, notification);
+        }
+        // 0: the first report of this slot has not come yet.
+        let generation = self.states.get(&slot).map_or(0, |state| state.generation);
+        if !notification.lines.iter().any(Line::is_of_a_generation) {
+            return self.deliver(slot, generation, notification);
+        }
+        let nothing = Order::Signal { slot, generation, signal: 0, tree: false };
+        let sequence = self.order(&nothing, Pending::Notification { slot });
+        self.held.insert(sequence, notification);
+    }
+
+    fn deliver(&mut self, slot: u32, generation: u32, notification: Notification) {
         let mut descriptors = notification.descriptors.into_iter();
         for line in notification.lines {
             match line {
                 Line::Notice(notice) => {
-                    if notice == Notice::Ready
-                        && let Some(prepared) = self.workshop.slot(slot)
-                    {
+                    if notice == Notice::Ready && let Some(prepared) = self.workshop.slot(slot) {
                         prepared.probe = None;
                     }
-                    self.machine
-                        .handle_event(Event::Notify { slot, generation, notice }, clock::now());
+                    let event = Event::Notify { slot, generation, notice };
+                    self.machine.handle_event(event, clock::now());
                 }
-                Line::MainPid(pid) if pid != state.pid => {
-                    self.order(&Order::Main { slot, generation, pid }, Pending::Other("main pid"));
-                }
-                Line::MainPid(_) => {}
+                Line::MainPid(pid) => self.main_pid(slot, generation, pid),
                 Line::Store { name } => self.store(slot, &name, &mut descriptors),
                 Line::Remove { name } => {
                     if let Err(error) = self.workshop.unstore(slot, &name, &mut self.channel) {
-                        tracing::warn!(
-                            "{}: give back descriptor {name:?}: {error:#}",
-                            self.owner(slot)
-                        );
+                        tracing::warn!("{}: give back descriptor {name:?}: {error:#}", self.owner(slot));
                     }
                 }
             }
         }
         // What is left was sent without FDSTORE, or is a barrier: closing it is the answer.
+    }
+
+    fn main_pid(&mut self, slot: u32, generation: u32, pid: i32) {
+        if self.states.get(&slot).is_some_and(|state| state.pid != pid) {
+            self.order(&Order::Main { slot, generation, pid }, Pending::Other("main pid"));
+        }
     }
 
     fn store(
@@ -395,9 +416,10 @@ impl Shell {
         self.order(&Order::Spawn { slot, expected }, Pending::Spawn { slot });
     }
 
-    fn order(&mut self, order: &Order, pending: Pending) {
+    fn order(&mut self, order: &Order, pending: Pending) -> u32 {
         let sequence = self.channel.send(order, Vec::new());
         self.pending.insert(sequence, pending);
+        sequence
     }
 
     /// Hands a request to the machine; the caller is answered when the machine answers.

@@ -42,6 +42,19 @@ pub(crate) enum Line {
     },
 }
 
+impl Line {
+    /// Whether it is about the process that sent it, and means nothing for the one before or after it.
+    pub(crate) fn is_of_a_generation(&self) -> bool {
+        match self {
+            Self::Notice(notice) => {
+                !matches!(notice, Notice::Watchdog | Notice::Status(_) | Notice::WatchdogPeriod(_))
+            }
+            Self::MainPid(_) => true,
+            Self::Store { .. } | Self::Remove { .. } => false,
+        }
+    }
+}
+
 /// What one datagram held.
 #[derive(Debug)]
 pub(crate) struct Notification {

@@ -57,6 +57,7 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
         machine,
         channel,
         pending: Default::default(),
+        held: Default::default(),
         workshop,
         journal,
         definitions,

@@ -22,6 +22,18 @@ impl Relations {
     pub(crate) fn plain(&self) -> bool {
         self.after.is_empty()
     }
+
+    /// Whether these are all relations that a definition asks for; an edge that was left out may fit now.
+    fn are_those_of(&self, service: &Service) -> bool {
+        let same = |known: &BTreeSet<Name>, names: &[Name]| {
+            known.len() == names.len() && names.iter().all(|name| known.contains(name))
+        };
+        let after = service.requires.iter().chain(&service.wants).chain(&service.after);
+        same(&self.requires, &service.requires)
+            && same(&self.wants, &service.wants)
+            && same(&self.conflicts, &service.conflicts)
+            && after.collect::<BTreeSet<_>>() == self.after.iter().collect()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +47,9 @@ pub(crate) struct Graph {
 
 impl Graph {
     pub(crate) fn insert(&mut self, service: &Service) {
+        if self.relations(&service.name).is_some_and(|known| known.are_those_of(service)) {
+            return;
+        }
         self.remove(&service.name);
         let mut relations = Relations::default();
         for other in service.requires.iter().chain(&service.wants).chain(&service.after) {
@@ -92,6 +107,10 @@ impl Graph {
 
     /// Whether waiting for `from` means waiting for `to`.
     fn leads_to(&self, from: &Name, to: &Name) -> bool {
+        // Nobody waits for it: no way leads there.
+        if from != to && !self.followers.contains_key(to) {
+            return false;
+        }
         let mut open = vec![from];
         let mut met = BTreeSet::new();
         while let Some(name) = open.pop() {

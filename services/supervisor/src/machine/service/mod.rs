@@ -31,8 +31,17 @@ pub(crate) struct Standing {
     pub(crate) up: bool,
     /// All wanted instances are ready.
     pub(crate) ready: bool,
+    /// A start of one of them failed and none has worked since: who only comes after it doesn't wait.
+    pub(crate) stumbled: bool,
     /// Something of it runs that can still be waited for.
     pub(crate) live: bool,
+}
+
+impl Standing {
+    /// It is not there yet, and its first try may still succeed: who comes after it waits.
+    pub(crate) fn is_awaited(self) -> bool {
+        self.up && !self.ready && !self.stumbled
+    }
 }
 
 impl Entry {

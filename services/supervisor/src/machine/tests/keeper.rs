@@ -23,6 +23,8 @@ pub(super) struct Slot {
     pub(super) disposition: Disposition,
     /// Ends only by SIGKILL.
     pub(super) stubborn: bool,
+    /// Nothing reaches it, not even SIGKILL, until it thaws.
+    pub(super) frozen: bool,
     /// Leaves processes behind, so that its end takes time.
     pub(super) messy: bool,
     /// The keeper will respawn it alone.
@@ -35,6 +37,7 @@ impl Keeper {
             state: empty_slot(slot, identity),
             disposition,
             stubborn: false,
+            frozen: false,
             messy: false,
             answers: false,
         });
@@ -75,6 +78,9 @@ impl Keeper {
 
     pub(super) fn signal(&mut self, slot: u32, generation: u32, signal: i32, now: Moment) {
         let Some(there) = self.slots.get(&slot) else { return };
+        if there.frozen {
+            return;
+        }
         let current = there.state.generation == generation;
         let deadly = signal == 9 || (!there.stubborn && [6, 15].contains(&signal));
         if current && deadly && there.state.phase == Phase::Running {

@@ -1,6 +1,7 @@
 //! Scenarios, told as events on a clock that the test owns, against a model of the keeper.
 
 mod device;
+mod full;
 mod interleavings;
 mod keeper;
 mod order;
@@ -8,6 +9,7 @@ mod requests;
 mod respawn;
 mod restarts_of_the_supervisor;
 mod shutdown;
+mod unkillable;
 mod watching;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};

@@ -140,3 +140,121 @@ fn a_thousand_services_start_in_order_and_nothing_is_asked_twice() {
     assert_eq!(spawned[0], "spawn s999");
     assert_eq!(spawned[999], "spawn s0");
 }
+
+/// Crashes until it waits for a delayed respawn.
+fn loop_crashing(device: &mut Device, service: &str) {
+    while device.state(service) != "pausing" {
+        device.crash(service);
+    }
+}
+
+/// What is said of it, the service that is waited for, and what happens to it.
+type Case<'a> = (&'a str, Arc<Service>, &'a dyn Fn(&mut Device));
+
+#[test]
+fn who_only_comes_after_another_goes_on_when_that_ones_start_failed_once() {
+    let base = |change: &dyn Fn(&mut Service)| notifying("base", change);
+    let no_respawn = |service: &mut Service| main(service).policy.respawn = Respawn::Never;
+    let missing = Exit::SpawnFailed { stage: protocol::keeper::Stage::Exec, errno: 2 };
+    let cases: [Case; 7] = [
+        ("crashed", base(&|_| {}), &|device| device.crash("base")),
+        ("timed out", base(&|_| {}), &|device| device.advance(11 * SECOND)),
+        ("could not be executed", base(&|_| {}), &|device| device.end("base", missing)),
+        ("failed", base(&no_respawn), &|device| device.crash("base")),
+        ("ended", base(&|_| {}), &|device| device.end("base", Exit::Code(0))),
+        ("was stopped", base(&|_| {}), &|device| {
+            device.stop("base", false);
+        }),
+        ("was refused", base(&|_| {}), &|device| {
+            device.end(
+                "base",
+                Exit::SpawnFailed { stage: protocol::keeper::Stage::Clone, errno: 11 },
+            );
+        }),
+    ];
+    for (case, base, happens) in cases {
+        let mut device = Device::with([
+            base,
+            with("after", |service| service.after = vec![name("base")]),
+            with("wants", |service| service.wants = vec![name("base")]),
+            with("requires", |service| service.requires = vec![name("base")]),
+        ]);
+        assert_eq!(device.spawned(), ["spawn base"], "{case}");
+        happens(&mut device);
+        assert_eq!(["after", "wants"].map(|text| device.state(text)), ["ready"; 2], "{case}");
+        assert_eq!(device.state("requires"), "waiting", "{case}");
+    }
+}
+
+#[test]
+fn who_comes_after_one_that_was_never_wanted_does_not_wait() {
+    let quiet = notifying("base", |service| service.autostart = false);
+    let after = with("after", |service| service.after = vec![name("base")]);
+    let mut device = Device::with([quiet, after]);
+    assert_eq!(device.spawned(), ["spawn after"]);
+}
+
+#[test]
+fn a_respawn_waits_for_nobody_it_only_comes_after() {
+    let mut device = Device::with([
+        notifying("base", |_| {}),
+        with("after", |service| service.after = vec![name("base")]),
+        with("wants", |service| service.wants = vec![name("base")]),
+    ]);
+    device.ready("base");
+    device.crash("base");
+    assert_eq!(device.state("base"), "starting");
+    device.done();
+    device.crash("after");
+    device.crash("wants");
+    assert_eq!(device.spawned(), ["spawn after", "spawn wants"]);
+    device.crash("base");
+    device.crash("after");
+    device.advance(SECOND);
+    assert!(device.runs("after"), "base is {}", device.state("base"));
+}
+
+#[test]
+fn a_respawn_waits_for_a_required_service_that_is_just_respawning() {
+    let mut device = Device::with([
+        notifying("base", |_| {}),
+        with("top", |service| service.requires = vec![name("base")]),
+    ]);
+    device.ready("base");
+    device.crash("base");
+    device.done();
+    device.crash("top");
+    assert_eq!(device.spawned(), [""; 0]);
+    device.ready("base");
+    assert_eq!(device.spawned(), ["spawn top"]);
+}
+
+#[test]
+fn a_crash_loop_elsewhere_holds_no_respawn_back_across_a_change_of_the_supervisor() {
+    let mut device =
+        Device::with([plain("base"), with("after", |service| service.after = vec![name("base")])]);
+    loop_crashing(&mut device, "base");
+    loop_crashing(&mut device, "after");
+    device.take_over();
+    device.calm();
+    device.done();
+    device.advance(Duration::from_millis(200));
+    assert!(device.spawned().contains(&"spawn after".to_owned()));
+}
+
+#[test]
+fn a_respawn_waits_neither_for_numbers_nor_for_the_core() {
+    let core = notifying("core", |service| {
+        service.core = true;
+        main(service).process.readiness.timeout = None;
+    });
+    let mut device = Device::with([core, plain("app")]);
+    device.ready("core");
+    assert!(device.runs("app"));
+    device.take_over();
+    device.calm();
+    device.crash("core");
+    device.done();
+    device.crash("app");
+    assert_eq!(device.spawned(), ["spawn app"]);
+}

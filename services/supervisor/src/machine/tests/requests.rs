@@ -86,6 +86,35 @@ fn set_restarts_only_for_a_changed_process() {
     assert_eq!(device.done(), ["signal web 15", "spawn web"]);
 }
 
+/// procd's `file`: what was in it when the message was read.
+fn with_file(content: u8) -> Arc<Service> {
+    message("web", |service| {
+        main(service).process.files = [("/etc/web".into(), [content; 32])].into();
+    })
+}
+
+#[test]
+fn set_restarts_for_a_changed_file_but_a_new_supervisor_does_not() {
+    let mut device = Device::with([]);
+    set(&mut device, with_file(1));
+    device.done();
+    set(&mut device, with_file(2));
+    assert_eq!(device.done(), ["signal web 15", "spawn web"]);
+    // The file changes, and the supervisor reads the remembered message again.
+    device.messages.insert(name("web"), with_file(3));
+    device.take_over();
+    device.calm();
+    assert_eq!(device.done(), [""; 0]);
+    // The process still has the second content; now somebody asks.
+    set(&mut device, with_file(3));
+    assert_eq!(device.done(), ["signal web 15", "spawn web"]);
+    device.messages.insert(name("web"), with_file(4));
+    device.take_over();
+    device.calm();
+    set(&mut device, with_file(3));
+    assert_eq!(device.done(), [""; 0]);
+}
+
 #[test]
 fn a_reload_signal_replaces_the_restart_and_the_old_one_counts() {
     let mut device = Device::with([]);

@@ -130,7 +130,22 @@ fn a_program_that_is_missing_is_looked_for_slowly() {
     assert_eq!(device.spawned(), [""; 0]);
     device.advance(2 * SECOND);
     assert_eq!(device.spawned(), ["spawn web"]);
-    assert!(device.machine.view(None)[0].reason.starts_with("exec-failed"));
+    device.end("web", Exit::SpawnFailed { stage: Stage::Exec, errno: 2 });
+    let view = &device.machine.view(None)[0];
+    let reason = "cannot execute /bin/true: No such file or directory (os error 2)";
+    assert_eq!((view.state, &*view.reason), ("pausing", reason));
+    assert!(view.detail.contains(reason));
+}
+
+#[test]
+fn a_spawn_that_fails_says_where_and_why() {
+    let mut device = Device::with([with("web", |service| {
+        main(service).policy.respawn = Respawn::Never;
+    })]);
+    device.end("web", Exit::SpawnFailed { stage: Stage::User, errno: 1 });
+    let view = &device.machine.view(None)[0];
+    let reason = "cannot set up user: Operation not permitted (os error 1)";
+    assert_eq!((view.state, &*view.detail), ("failed", reason));
 }
 
 #[test]
@@ -171,6 +186,38 @@ fn crashing_too_often_within_the_window_reboots() {
         device.advance(SECOND);
         device.crash("web");
     }
+    assert_eq!(device.left, Some((ShutdownKind::Reboot, 1)));
+}
+
+#[test]
+fn as_many_restarts_as_are_allowed_do_not_escalate() {
+    let critical = |text: &str, restarts, action| {
+        with(text, |service| {
+            main(service).policy.critical =
+                Some(Critical { restarts, window: 60 * SECOND, action });
+        })
+    };
+    let mut device = Device::with([critical("web", 2, CriticalAction::Rescue)]);
+    for crash in 1..=3 {
+        assert_eq!((device.left, device.heard("service.critical")), (None, 0), "crash {crash}");
+        // A program that ends before the keeper's first report of it.
+        device.end("web", Exit::Code(3));
+        device.advance(SECOND);
+    }
+    assert_eq!(device.left, Some((ShutdownKind::Reboot, 1)));
+    let (_, told) = device.topics.iter().find(|(topic, _)| *topic == "service.critical").unwrap();
+    assert_eq!(told["action"], "rescue");
+    assert!(told["text"].as_str().unwrap().contains("no rescue set"), "{told}");
+}
+
+#[test]
+fn a_critical_service_that_is_never_respawned_escalates_at_its_crash() {
+    let mut device = Device::with([with("web", |service| {
+        main(service).policy.respawn = Respawn::Never;
+        main(service).policy.critical =
+            Some(Critical { restarts: 0, window: 60 * SECOND, action: CriticalAction::Reboot });
+    })]);
+    device.crash("web");
     assert_eq!(device.left, Some((ShutdownKind::Reboot, 1)));
 }
 

@@ -121,6 +121,9 @@ fn procds_watchdog_sets_a_period_and_keeps_alive() {
     assert_eq!(device.done(), [""; 0]);
     device.advance(4 * SECOND);
     assert_eq!(device.spawned(), ["spawn web"]);
+    device.take_over();
+    device.calm();
+    assert_eq!(device.machine.view(None)[0].watchdog_mode, Some(1));
     device.request(pet(Some(0), None));
     device.advance(60 * SECOND);
     assert_eq!(device.spawned(), [""; 0]);
