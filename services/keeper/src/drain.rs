@@ -25,8 +25,9 @@ use rustix::{
 use crate::{
     channel::Handover,
     keeper::{Keeper, Token},
+    memory,
     slot::Slot,
-    spawn, sys,
+    spawn,
 };
 
 /// No supervisor for so long, and the keeper drains. Until then a pipe's own 64 KiB must do.
@@ -55,7 +56,7 @@ impl Drain {
             Some(memfd) => (memfd, false),
             None => (new_memory()?, true),
         };
-        let memory = sys::map_shared_bytes(memfd.as_fd(), RING_SIZE)?;
+        let memory = memory::map_shared_bytes(memfd.as_fd(), RING_SIZE)?;
         if fresh {
             ring::clear(memory);
         }

@@ -8,6 +8,8 @@ mod deposits;
 mod drain;
 mod keeper;
 mod lock;
+#[expect(unsafe_code, reason = "mappings")]
+mod memory;
 mod pid1;
 mod proc;
 mod reap;

@@ -35,7 +35,7 @@ impl PidOne {
             ShutdownKind::Poweroff => libc::LINUX_REBOOT_CMD_POWER_OFF,
             ShutdownKind::Halt => libc::LINUX_REBOOT_CMD_HALT,
         });
-        say!("reboot: {error}");
+        say!("the machine does not end: reboot: {error}");
     }
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn ask_watchdog(
             // If it can't be told to stop, closing it is still what was asked.
             && rustix::io::write(&open.device, b"V").is_err()
         {
-            say!("watchdog: magic close failed");
+            say!("the hardware watchdog was closed but not stopped: it may reset the machine");
         }
         return Outcome::Done;
     }
@@ -107,7 +107,7 @@ impl Feeding {
     pub(crate) fn feed(&mut self, now: Moment) {
         if self.next <= now && now < self.lease_ends {
             if let Err(error) = rustix::io::write(&self.device, b"\0") {
-                say!("watchdog: {error}");
+                say!("the hardware watchdog can't be fed: {error}");
             }
             self.next = now + Duration::from_secs(self.settings.frequency_s.into());
         }

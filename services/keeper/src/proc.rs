@@ -91,15 +91,17 @@ fn parse_stat(line: &[u8]) -> Option<Stat> {
     Some(Stat { zombie: matches!(state, "Z" | "X"), parent, session, started, status })
 }
 
-/// How a process ended that nobody has reaped yet. `None`: it lives, was reaped, or is not ours to look at.
+/// How a process ended that nobody has reaped yet. `None`: it lives, was reaped, or we may not know.
 pub(crate) fn status_of_corpse(pid: i32, pidfd: BorrowedFd<'_>) -> Option<i32> {
-    let me = rustix::process::geteuid();
-    let path = Text::<32>::new(format_args!("/proc/{pid}"));
-    let theirs = rustix::fs::stat(path.as_bytes()).ok()?.st_uid;
     let stat = stat(pid).filter(|stat| stat.zombie)?;
+    // Who may not know is told 0. The same right is asked for by this link, which a corpse does not have.
+    let path = Text::<32>::new(format_args!("/proc/{pid}/exe"));
+    let mut link = [MaybeUninit::uninit(); 1];
+    let exe = rustix::fs::readlinkat_raw(rustix::fs::CWD, path.as_bytes(), &mut link);
+    let may_know = exe.is_err_and(|error| error == rustix::io::Errno::NOENT);
     // As long as the pidfd still knows it the pid was its own all the time.
     let was_it = sys::kill_pidfd(pidfd, 0).is_ok();
-    (was_it && (me.is_root() || me.as_raw() == theirs)).then_some(stat.status)
+    (may_know && was_it).then_some(stat.status)
 }
 
 /// Whether the process' environment has every one of these variables, each given as `NAME=value`.
@@ -196,6 +198,8 @@ pub(crate) fn timespec(time: Duration) -> Timespec {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     #[test]
@@ -205,6 +209,19 @@ mod tests {
         let expected = Stat { zombie: false, parent: 7, session: 40, started: 98_765, status: 0 };
         assert_eq!(stat, expected);
         assert_eq!(parse_stat(b"42 (a"), None);
+    }
+
+    #[test]
+    fn a_corpse_says_how_it_ended_and_a_living_process_nothing() {
+        let mut child = std::process::Command::new("sh").args(["-c", "exit 42"]).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let pidfd = open(pid).unwrap();
+        assert!(wait_end(&pidfd, Duration::from_secs(20)));
+        assert_eq!(status_of_corpse(pid, pidfd.as_fd()), Some(42 << 8));
+        child.wait().unwrap();
+        assert_eq!(status_of_corpse(pid, pidfd.as_fd()), None);
+        let me = std::process::id().cast_signed();
+        assert_eq!(status_of_corpse(me, open(me).unwrap().as_fd()), None);
     }
 
     #[test]

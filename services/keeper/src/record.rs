@@ -25,7 +25,7 @@ use std::{
 use protocol::{keeper::SLOTS_MAX, time::Moment};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 
-use crate::{proc, sys};
+use crate::{memory, proc};
 
 const WORDS: usize = 16;
 const MAGIC: [u32; 2] = [u32::from_ne_bytes(*b"VESR"), u32::from_ne_bytes(*b"ECS1")];
@@ -98,7 +98,7 @@ impl Records {
             rustix::fs::ftruncate(&file, 0)?;
         }
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size)?;
-        let records = Self(sys::map_shared_words(file.as_fd(), words)?);
+        let records = Self(memory::map_shared_words(file.as_fd(), words)?);
         let boot = proc::boot_id()?;
         if records.head() != (MAGIC, SLOTS_MAX, boot) {
             records.begin_afresh(boot);

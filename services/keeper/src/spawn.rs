@@ -22,11 +22,12 @@ use rustix::{
 
 use crate::{
     deposits::Deposits,
+    memory::PrivateCopy,
     proc,
     record::{Identity, Records},
     say::Text,
     slot::Slot,
-    sys::{self, PrivateCopy, Side},
+    sys::{self, Side},
     tree,
 };
 

@@ -46,8 +46,8 @@ impl Keeper {
             channel.answer = None;
         }
         while !handed_over(channel) {
-            // What the ring holds is handed over to a supervisor that answers: while it doesn't, the draining goes on.
-            let ring = channel.handover == Handover::Ring && self.drain.has_something();
+            // The ring is for a supervisor that answers: until it has taken what came before, the draining goes on.
+            let ring = channel.handover == Handover::Ring;
             if !channel.has_room_for_handover() || (ring && channel.unseen() > 0) {
                 return true;
             }

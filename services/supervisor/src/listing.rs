@@ -344,6 +344,7 @@ mod tests {
                 "user",
                 "watchdog",
                 "state",
+                "desired",
                 "ready",
                 "generation",
                 "restarts",

@@ -38,7 +38,10 @@ pub(super) struct Reserve {
 
 pub(super) fn nonce() -> io::Result<[u8; 16]> {
     let mut nonce = [0; 16];
-    io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut nonce)?;
+    let filled = rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())?;
+    if filled != nonce.len() {
+        return Err(io::Error::other("the kernel gave too few random bytes"));
+    }
     Ok(nonce)
 }
 

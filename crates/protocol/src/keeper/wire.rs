@@ -205,20 +205,6 @@ impl Stage {
     }
 }
 
-impl Phase {
-    /// The number that travels in a message and stands in the record file.
-    #[must_use]
-    pub fn number(self) -> u8 {
-        number_in(&PHASES, self)
-    }
-
-    /// The phase with this number.
-    #[must_use]
-    pub fn from_number(number: u8) -> Option<Self> {
-        PHASES.get(usize::from(number)).copied()
-    }
-}
-
 fn shutdown_number(kind: ShutdownKind) -> u8 {
     number_in(&SHUTDOWN_KINDS, kind)
 }
@@ -319,7 +305,7 @@ impl Writer {
         self.u32(it.slot)
             .u64(it.identity)
             .u32(it.generation)
-            .u8(it.phase.number())
+            .u8(number_in(&PHASES, it.phase))
             .i32(it.pid)
             .bool(it.suspended)
             .u64(it.spawned_at.0)

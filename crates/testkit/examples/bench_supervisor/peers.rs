@@ -131,6 +131,20 @@ impl Session {
         Ok(())
     }
 
+    /// Takes note of the end of the peer's first process, so that it can be started again.
+    pub(crate) fn reap(&mut self) -> anyhow::Result<()> {
+        match &mut self.kind {
+            Kind::Ours(device) => drop(device.wait()),
+            Kind::Foreign { command, root, .. } => {
+                if let Some(mut root) = root.take() {
+                    root.wait()?;
+                }
+                command.stdin(Stdio::piped());
+            }
+        }
+        Ok(())
+    }
+
     /// The peer's first process.
     pub(crate) fn root(&self) -> anyhow::Result<i32> {
         match &self.kind {

@@ -14,17 +14,18 @@ pub(crate) fn print(sizes: &[Size], crashes: &[Crash], as_json: bool) -> anyhow:
     }
     println!("scheduler of peers and children: {policy}\n");
     println!(
-        "| peer | services | start ms | start CPU ms | own CPU ms | processes | PSS KiB | private KiB | \
+        "| peer | services | start ms | second start ms | start CPU ms | own CPU ms | processes | PSS KiB | private KiB | \
          page tables KiB | idle wake-ups/s | idle CPU ms/s | stop services ms | stop all ms |"
     );
-    println!("|{}", " --- |".repeat(13));
+    println!("|{}", " --- |".repeat(14));
     for size in sizes {
         let cost = size.cost;
         println!(
-            "| {} | {} | {:.0} | {:.0} | {:.0} | {} | {} | {} | {} | {:.1} | {:.2} | {:.0} | {:.0} |",
+            "| {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {} | {} | {} | {} | {:.1} | {:.2} | {:.0} | {:.0} |",
             size.peer,
             size.services,
             size.start_ms,
+            size.second_start_ms,
             size.start_cpu_ms,
             size.own_cpu_ms,
             cost.processes,

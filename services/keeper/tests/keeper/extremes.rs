@@ -30,16 +30,32 @@ fn ring_text(supervisor: &mut Supervisor, slot: u32) -> Option<String> {
     Some(String::from_utf8(text).unwrap())
 }
 
-#[test]
-fn while_no_supervisor_comes_back_services_print_on_and_the_ring_keeps_it_for_the_next_one() {
-    let device = Device::start();
-    let mut supervisor = device.supervisor();
+/// Slot 2 prints more than a pipe holds, says so in a file, and lives on.
+fn run_talker(device: &Device, supervisor: &mut Supervisor) -> i32 {
     assert!(Command::new("mkfifo").arg(device.path("out")).status().unwrap().success());
     let script = "i=0; while [ $i -lt 4000 ]; do echo \"line $i, one of quite a few\"; i=$((i+1)); \
                   done; echo > printed; exec sleep 1000";
     let mut plan = device.plan(2, script);
     plan.stdout = device.path("out").to_str().unwrap().to_owned();
-    let pid = supervisor.run(2, &plan, ALONE).pid;
+    supervisor.run(2, &plan, ALONE).pid
+}
+
+#[test]
+fn while_a_supervisor_lives_but_does_not_answer_services_print_on_too() {
+    let device = Device::start();
+    let mut supervisor = device.supervisor();
+    run_talker(&device, &mut supervisor);
+    supervisor.kill();
+    let silent = device.supervisor_before_handover();
+    device.wait_file("printed");
+    assert!(lives(silent.pid()), "it has not been given up yet");
+}
+
+#[test]
+fn while_no_supervisor_comes_back_services_print_on_and_the_ring_keeps_it_for_the_next_one() {
+    let device = Device::start();
+    let mut supervisor = device.supervisor();
+    let pid = run_talker(&device, &mut supervisor);
     assert!(!device.path("printed").exists(), "the pipe is full, and nobody drains it");
     device.supervisors_are_down(true);
     supervisor.kill();

@@ -232,10 +232,9 @@ impl Life {
             && self.ended != self.seen.generation
     }
 
-    /// It may be spawned: nothing of it runs, or what runs can't be killed and the definition says to go on.
+    /// It may be spawned: nothing of it runs.
     pub(crate) fn spawnable(&self) -> bool {
-        let overlap = self.seen.phase == Phase::Unkillable && self.settings().policy.allow_overlap;
-        self.asked.is_none() && (self.seen.phase == Phase::Idle || overlap)
+        self.asked.is_none() && self.seen.phase == Phase::Idle
     }
 
     /// Counts as ready for those that wait for it.

@@ -283,7 +283,6 @@ fn stray_service(name: Name, instance: Name) -> Service {
         stop_timeout: std::time::Duration::from_secs(5),
         reload: Reload::None,
         main_only: false,
-        allow_overlap: false,
         heartbeat: None,
     };
     let settings = settings::Instance {

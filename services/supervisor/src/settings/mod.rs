@@ -218,8 +218,6 @@ pub(crate) struct Policy {
     pub(crate) reload: Reload,
     /// Only the main process is killed (`kill-mode = "main"`).
     pub(crate) main_only: bool,
-    /// Start again although processes of the old generation can't be killed.
-    pub(crate) allow_overlap: bool,
     /// Kept for the heartbeat broker's issue; its presence disarms the keeper.
     pub(crate) heartbeat: Option<Value>,
 }

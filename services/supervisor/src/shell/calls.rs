@@ -102,13 +102,14 @@ impl Shell {
     fn set(&mut self, call: Incoming, how: How) {
         let defined = call.parse::<Value>().and_then(|args| {
             let (name, message) = Message::parse(args)?;
+            let named = message.instances();
             let earlier = self.earlier(&name);
             let merged = message.onto(earlier.as_ref(), how)?;
             let service = merged.read(&name, &self.definitions)?;
-            Ok((name, merged, service))
+            Ok((name, merged, service, named))
         });
         match defined {
-            Ok((name, merged, service)) => {
+            Ok((name, merged, mut service, named)) => {
                 if self.journal.message(name, merged).is_err() {
                     let text = "the definition can't be remembered: the journal can't be written (see the log)";
                     return call.responder.fail(Failure::new(Code::Failed, text));
@@ -116,11 +117,17 @@ impl Shell {
                 for ignored in &service.ignored {
                     tracing::info!("service {}: ignored: {ignored}", service.name);
                 }
-                self.ask(
-                    Request::Set { service: Arc::new(service) },
-                    call.responder,
-                    Answer::Nothing,
-                );
+                let request = match how {
+                    How::Set => Request::Set { service: Arc::new(service) },
+                    How::Add => {
+                        // The machine keeps the others, and knows by this which ones were renewed (`update_start`).
+                        service.instances.retain(|instance, _| {
+                            named.iter().any(|name| name == instance.as_str())
+                        });
+                        Request::Add { service: Arc::new(service) }
+                    }
+                };
+                self.ask(request, call.responder, Answer::Nothing);
             }
             Err(failure) => call.responder.fail(failure),
         }
@@ -275,7 +282,7 @@ impl Shell {
             "problems": self.definitions.problems(),
             "skipped": self.definitions.skipped(),
             "supervisor": { "pid": std::process::id(), "starts": self.supervisor_starts },
-            "keeper": { "pid": self.keeper_pid, "pid_one": self.pid_one },
+            "keeper": { "pid": self.keeper_pid, "pid_one": self.pid_one, "starts": self.keeper_starts },
             "endpoint": self.server.counters(),
         })
     }
@@ -336,7 +343,7 @@ impl Shell {
 fn seen(view: &InstanceView, now: Moment) -> listing::InstanceView {
     let last_exit = match view.detail.is_empty() {
         true => view.reason.clone(),
-        false if view.reason.is_empty() || view.detail == view.reason => view.detail.clone(),
+        false if view.detail.contains(&view.reason) => view.detail.clone(),
         false => format!("{}; {}", view.detail, view.reason),
     };
     let ready = matches!(view.state, "ready" | "reloading");

@@ -24,13 +24,20 @@ pub(crate) struct Definitions {
     places: Places,
     context: Context,
     rescue: bool,
+    read_before: bool,
     loaded: Loaded,
 }
 
 impl Definitions {
     pub(crate) fn new(places: &Places, programs: &Path, rescue: bool) -> Self {
         let context = Context::of_process(places, programs);
-        Self { places: places.clone(), context, rescue, loaded: Loaded::default() }
+        Self {
+            places: places.clone(),
+            context,
+            rescue,
+            read_before: false,
+            loaded: Loaded::default(),
+        }
     }
 
     pub(crate) fn context(&self) -> &Context {
@@ -39,8 +46,10 @@ impl Definitions {
 
     /// Reads everything; says what is wrong, once, in the log.
     pub(crate) fn read(&mut self) -> Vec<Arc<Service>> {
-        // Users may have been added since.
-        self.context = Context::of_process(&self.places, &self.context.programs);
+        if std::mem::replace(&mut self.read_before, true) {
+            // Users may have been added since.
+            self.context = Context::of_process(&self.places, &self.context.programs);
+        }
         self.loaded = match self.rescue {
             true => store::rescue(&self.context),
             false => {

@@ -105,10 +105,8 @@ impl Pipe {
     fn flush(&self) {
         while self.read().is_ok() {}
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if !lines.rest.is_empty() {
-            let text = lines.take(b"\n", self.stream, daemon::clock::wall());
-            self.keep(&text);
-        }
+        let text = lines.end(self.stream, daemon::clock::wall());
+        self.keep(&text);
     }
 
     fn keep(&self, text: &[u8]) {
@@ -118,13 +116,26 @@ impl Pipe {
 
 /// Makes whole, stamped lines of what arrives in pieces.
 #[derive(Debug, Default)]
-struct Lines {
+pub(crate) struct Lines {
     /// The beginning of a line whose end has not come yet.
     rest: Vec<u8>,
 }
 
 impl Lines {
-    fn take(&mut self, bytes: &[u8], stream: Stream, wall: std::time::Duration) -> Vec<u8> {
+    /// What was left of a line whose end never came.
+    pub(crate) fn end(&mut self, stream: Stream, wall: std::time::Duration) -> Vec<u8> {
+        match self.rest.is_empty() {
+            true => Vec::new(),
+            false => self.take(b"\n", stream, wall),
+        }
+    }
+
+    pub(crate) fn take(
+        &mut self,
+        bytes: &[u8],
+        stream: Stream,
+        wall: std::time::Duration,
+    ) -> Vec<u8> {
         let stamp = format!(
             "{}.{:03} {} ",
             wall.as_secs(),
@@ -153,18 +164,18 @@ impl Lines {
 
 /// A file with a limit, and the one before it (`.1`).
 #[derive(Debug)]
-struct LogFile {
+pub(crate) struct LogFile {
     path: PathBuf,
     open: Option<(File, u64)>,
     dropped: u64,
 }
 
 impl LogFile {
-    fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, open: None, dropped: 0 }
     }
 
-    fn write(&mut self, text: &[u8]) {
+    pub(crate) fn write(&mut self, text: &[u8]) {
         if text.is_empty() {
             return;
         }

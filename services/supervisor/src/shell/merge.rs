@@ -51,6 +51,24 @@ impl Message {
         Ok((name, Self::Toml { file, text }))
     }
 
+    /// The instances that this message names by itself.
+    pub(crate) fn instances(&self) -> Vec<String> {
+        match self {
+            Self::Procd(message) => match message.get("instances") {
+                Some(Value::Object(instances)) => instances.keys().cloned().collect(),
+                _ => Vec::new(),
+            },
+            Self::Toml { text, .. } => match text
+                .parse::<::toml::Table>()
+                .ok()
+                .and_then(|mut text| text.remove("instances"))
+            {
+                Some(::toml::Value::Table(instances)) => instances.keys().cloned().collect(),
+                _ => vec!["instance1".to_owned()],
+            },
+        }
+    }
+
     /// This message on top of an earlier one.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ mod prepare;
 mod probe;
 mod reexec;
 mod reload;
+mod ring;
 mod sockets;
 mod start;
 mod watchdog;
@@ -67,12 +68,20 @@ pub(crate) enum Inbound {
 /// What a request to the keeper was about, until it is acknowledged.
 #[derive(Clone, Copy, Debug)]
 enum Pending {
-    Spawn { slot: u32 },
-    Define { slot: u32 },
+    Spawn {
+        slot: u32,
+    },
+    Define {
+        slot: u32,
+    },
     /// Nothing was asked; a held notification goes on when the answer is there.
-    Notification { slot: u32 },
+    Notification {
+        slot: u32,
+    },
     Leave,
     Reexec(u64),
+    /// How often the keeper's program was started.
+    Starts,
     Watchdog(u64),
     Other(&'static str),
 }
@@ -113,6 +122,8 @@ pub(crate) struct Shell {
     waiting: HashMap<u64, Waiting>,
     next_id: u64,
     keeper_pid: i32,
+    /// One more with each re-execution.
+    keeper_starts: u32,
     pid_one: bool,
     supervisor_starts: u32,
     server: endpoint::Server,
@@ -216,12 +227,18 @@ impl Shell {
                 self.leaving = true;
             }
             (Pending::Notification { slot }, _) => {
-                if let (Some(notification), Some(state)) = (self.held.remove(&request), self.states.get(&slot)) {
+                if let (Some(notification), Some(state)) =
+                    (self.held.remove(&request), self.states.get(&slot))
+                {
                     self.deliver(slot, state.generation, notification);
                 }
             }
-            (Pending::Reexec(id), outcome) => self.answer_outcome(id, outcome),
+            (Pending::Reexec(id), outcome) => {
+                self.order(&Order::Starts, Pending::Starts);
+                self.answer_outcome(id, outcome);
+            }
             (Pending::Watchdog(id), outcome) => self.watchdog_changed(id, outcome),
+            (Pending::Starts, Outcome::Count(starts)) => self.keeper_starts = starts,
             (_, Outcome::Done) => {}
             (Pending::Spawn { slot }, outcome) => {
                 let errno = match outcome {
@@ -238,6 +255,7 @@ impl Shell {
                 );
             }
             (Pending::Other(what), outcome) => tracing::debug!("keeper: {what}: {outcome:?}"),
+            (Pending::Starts, outcome) => tracing::debug!("keeper: starts: {outcome:?}"),
         }
     }
 
@@ -272,7 +290,9 @@ impl Shell {
         for line in notification.lines {
             match line {
                 Line::Notice(notice) => {
-                    if notice == Notice::Ready && let Some(prepared) = self.workshop.slot(slot) {
+                    if notice == Notice::Ready
+                        && let Some(prepared) = self.workshop.slot(slot)
+                    {
                         prepared.probe = None;
                     }
                     let event = Event::Notify { slot, generation, notice };
@@ -282,7 +302,10 @@ impl Shell {
                 Line::Store { name } => self.store(slot, &name, &mut descriptors),
                 Line::Remove { name } => {
                     if let Err(error) = self.workshop.unstore(slot, &name, &mut self.channel) {
-                        tracing::warn!("{}: give back descriptor {name:?}: {error:#}", self.owner(slot));
+                        tracing::warn!(
+                            "{}: give back descriptor {name:?}: {error:#}",
+                            self.owner(slot)
+                        );
                     }
                 }
             }

@@ -117,6 +117,11 @@ impl Workshop {
         self.deposits.insert(name.as_str().to_owned(), descriptor);
     }
 
+    /// Takes a deposit out that is for us and not for a service.
+    pub(crate) fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        self.deposits.remove(name)
+    }
+
     /// The supervisor's own listening socket: the deposited one, or a new one.
     pub(crate) fn own_socket(&mut self, channel: &mut Channel) -> anyhow::Result<OwnedFd> {
         const NAME: &str = "own/supervisor";
@@ -502,7 +507,7 @@ impl Workshop {
         self.places.run.join("pipes").join(format!("{slot}.{name}"))
     }
 
-    fn log_file(&self, service: &Name, instance: &Name) -> PathBuf {
+    pub(crate) fn log_file(&self, service: &Name, instance: &Name) -> PathBuf {
         let name = format!("{}.{}.log", service.escaped(), instance.escaped());
         self.places.state.join("supervisor/log").join(name)
     }

@@ -8,7 +8,7 @@ use protocol::keeper::{Report, Request as Order, SlotState, VERSION};
 use tokio::sync::mpsc;
 
 use super::{
-    Channel, INBOX, Inbound, Shell,
+    Channel, INBOX, Inbound, Pending, Shell,
     cgroup::Cgroups,
     channel::Received,
     definitions::Definitions,
@@ -53,7 +53,7 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
 
     let machine = remember(&journal, &mut definitions, &handover.slots);
     let server = serve(&places, &mut workshop, &mut channel, &back)?;
-    Ok(Shell {
+    let mut shell = Shell {
         machine,
         channel,
         pending: Default::default(),
@@ -69,12 +69,16 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
         waiting: Default::default(),
         next_id: 0,
         keeper_pid: handover.keeper_pid,
+        keeper_starts: 0,
         pid_one: handover.pid_one,
         supervisor_starts: handover.supervisor_starts,
         server,
         leaving: false,
         stopping_for_the_next: false,
-    })
+    };
+    shell.order(&Order::Starts, Pending::Starts);
+    shell.take_ring();
+    Ok(shell)
 }
 
 /// Everything that a supervisor before us had decided, and everything that is wanted now.

@@ -38,7 +38,6 @@ fn instance() -> settings::Instance {
             stop_timeout: 5 * SECOND,
             reload: Reload::None,
             main_only: false,
-            allow_overlap: false,
             heartbeat: None,
         },
         shown: serde_json::Map::new(),

@@ -218,7 +218,6 @@ fn policy(keys: &mut Attributes<'_, '_>, errors: &mut Vec<String>) -> Policy {
         stop_timeout,
         reload,
         main_only: false,
-        allow_overlap: false,
         heartbeat: None,
     }
 }

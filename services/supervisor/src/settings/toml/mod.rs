@@ -51,7 +51,7 @@ pub(super) const SERVICE_KEYS: [&str; 12] = [
     "triggers",
     "instances",
 ];
-pub(super) const INSTANCE_KEYS: [&str; 30] = [
+pub(super) const INSTANCE_KEYS: [&str; 29] = [
     "command",
     "env",
     "env-files",
@@ -79,7 +79,6 @@ pub(super) const INSTANCE_KEYS: [&str; 30] = [
     "stop-signal",
     "stop-timeout",
     "kill-mode",
-    "allow-overlap",
     "reload",
     "heartbeat",
 ];

@@ -27,7 +27,6 @@ pub(super) fn policy(table: &Table<'_>, surroundings: &Surroundings<'_>, oneshot
         stop_timeout: table.parsed("stop-timeout", units::duration).unwrap_or(STOP_TIMEOUT),
         reload: table.get("reload").map(|item| reload(&item, surroundings)).unwrap_or_default(),
         main_only: table.word("kill-mode", &kill_modes).unwrap_or(false),
-        allow_overlap: table.boolean("allow-overlap").unwrap_or(false),
         heartbeat: heartbeat(table),
     }
 }

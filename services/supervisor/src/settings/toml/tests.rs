@@ -160,7 +160,6 @@ fn the_keys_of_the_policy_land_in_their_fields() {
         stop-signal = "INT"
         stop-timeout = "300s"
         kill-mode = "main"
-        allow-overlap = true
         reload = { signal = "HUP" }
         heartbeat = { app-id = 7, period = "1s", misses = 3, on-miss = "restart" }
         "#,
@@ -171,7 +170,7 @@ fn the_keys_of_the_policy_land_in_their_fields() {
     let critical = Critical { restarts: 4, window, action: CriticalAction::Rescue };
     assert_eq!((policy.respawn, policy.critical), (respawn, Some(critical)));
     assert_eq!((policy.stop_signal, policy.stop_timeout.as_secs()), (2, 300));
-    assert!(policy.main_only && policy.allow_overlap);
+    assert!(policy.main_only);
     assert_eq!(policy.reload, Reload::Signal(1));
     assert_eq!(policy.heartbeat.unwrap()["app-id"], 7);
     assert_eq!(only("respawn = \"never\"").policy.respawn, Respawn::Never);
