@@ -60,8 +60,11 @@ impl Places {
     /// # Errors
     /// Where the run directory is too long for sockets.
     pub fn locate(options: &Options) -> Result<Self, PlacesError> {
-        let variable =
-            |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        // Absolute, as those of the command line are: a child may have another working folder.
+        let variable = |name| {
+            let value = env::var_os(name).filter(|value| !value.is_empty())?;
+            std::path::absolute(value).ok()
+        };
         let uid = rustix::process::geteuid().as_raw();
         let places = Self::resolve(options, variable, uid);
         if places.run.as_os_str().len() + 1 + LONGEST_SOCKET.len() > SOCKET_PATH_MAX {
@@ -120,14 +123,17 @@ fn make_run_directory(path: &Path, uid: u32) -> Result<(), PlacesError> {
         && path.file_name().is_some_and(|name| name == &*format!("vestal-{uid}"));
     let mode = if shared { 0o700 } else { 0o755 };
     let failed = |source| PlacesError::Create { path: path.to_owned(), source };
-    match std::fs::DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => return Ok(()),
+    let made = match std::fs::DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(mode)
-                .create(path)
-                .map_err(failed);
+            std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)
+        }
+        made => made,
+    };
+    match made {
+        // Without what our umask has taken away: others find the sockets in it.
+        Ok(()) => {
+            let mode = std::fs::Permissions::from_mode(mode);
+            return std::fs::set_permissions(path, mode).map_err(failed);
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(error)),

@@ -3,6 +3,7 @@
 use std::{future::Future, process::ExitCode};
 
 use anyhow::Context as _;
+use rustix::fs::Mode;
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -12,6 +13,9 @@ use crate::{
     places::Places,
     trace::{self, LogLevel},
 };
+
+/// What files and folders are made without.
+const UMASK: Mode = Mode::WGRP.union(Mode::WOTH);
 
 /// Wrong usage or configuration: exit code 2 instead of 1.
 #[derive(Debug, Error)]
@@ -42,6 +46,8 @@ pub fn main<F>(spec: &Spec, run: impl FnOnce(Context) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
 {
+    // Whatever we were started with: folders are not for everybody to write in, and sockets are not hidden.
+    rustix::process::umask(UMASK);
     let options = match options::parse(spec, std::env::args_os().skip(1)) {
         Ok(Parsed::Run(options)) => options,
         Ok(Parsed::Print(text)) => {

@@ -5,61 +5,122 @@
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-/// `set` and `add`: a definition in procd's shape. What is inside `instances` is read by the supervisor's settings.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Set {
-    pub name: String,
-    /// Where procd.sh says the definition comes from; kept for nothing but its owner's eyes.
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub script: Option<String>,
-    /// Absent: the instances stay as they are. Empty: all are stopped.
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub instances: Option<Map<String, Value>>,
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub triggers: Option<Vec<Value>>,
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub validate: Option<Vec<Value>>,
-    /// True if absent; counts only when the service is new.
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub autostart: Option<bool>,
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub data: Option<Map<String, Value>>,
+use crate::{
+    name::Name,
+    objects::{ArgumentKind as Kind, Description},
+};
+
+/// What the object offers.
+#[must_use]
+pub fn description() -> Description {
+    const NAME: (&str, Kind, bool) = ("name", Kind::String, true);
+    const SOME_NAME: (&str, Kind, bool) = ("name", Kind::String, false);
+    const INSTANCE: (&str, Kind, bool) = ("instance", Kind::String, false);
+    const WAIT: (&str, Kind, bool) = ("wait", Kind::Boolean, false);
+    let definition = [
+        NAME,
+        ("script", Kind::String, false),
+        ("instances", Kind::Table, false),
+        ("triggers", Kind::Array, false),
+        ("validate", Kind::Array, false),
+        ("autostart", Kind::Boolean, false),
+        ("data", Kind::Table, false),
+        ("toml", Kind::String, false),
+        ("file", Kind::String, false),
+    ];
+    let one = [NAME, INSTANCE, WAIT];
+    Description::new("vestal.service", 1)
+        .method(
+            "set",
+            &definition,
+            "create or replace a service: procd's message, or a definition in `toml`",
+            "",
+        )
+        .method("add", &definition, "as set, but keep the instances that are not named", "")
+        .method(
+            "list",
+            &[SOME_NAME, ("verbose", Kind::Boolean, false)],
+            "services and their instances",
+            "procd's table",
+        )
+        .method("delete", &one, "stop and forget a service, or one instance", "")
+        .method(
+            "signal",
+            &[SOME_NAME, INSTANCE, ("signal", Kind::Integer, false)],
+            "signal the main processes (default 1, HUP)",
+            "",
+        )
+        .method("state", &[NAME, ("spawn", Kind::Boolean, true)], "start or stop all instances", "")
+        .method("start", &one, "start a service and what it requires", "")
+        .method("stop", &one, "stop a service and what requires it", "")
+        .method("restart", &one, "stop, then start", "")
+        .method("reload", &one, "reload by signal or command; restart where there is neither", "")
+        .method(
+            "update_start",
+            &[NAME],
+            "begin an update: what is not added again is stopped at its end",
+            "",
+        )
+        .method("update_complete", &[NAME], "end an update", "")
+        .method(
+            "get_data",
+            &[SOME_NAME, INSTANCE, ("type", Kind::String, false)],
+            "free data of services and instances",
+            "tables by service",
+        )
+        .method(
+            "set_data",
+            &[NAME, ("data", Kind::Table, true)],
+            "replace a service's free data",
+            "",
+        )
+        .method(
+            "watchdog",
+            &[
+                NAME,
+                ("instance", Kind::String, true),
+                ("mode", Kind::Integer, false),
+                ("timeout", Kind::Integer, false),
+            ],
+            "keep an instance's watchdog alive, or change it",
+            "name, instance, mode, timeout",
+        )
+        .method("reread", &[], "read the definition files again", "problems")
+        .method(
+            "report",
+            &[],
+            "what is wrong with definitions, and who runs",
+            "problems, skipped, supervisor, keeper, endpoint",
+        )
 }
 
 /// `list`. Without a name: all services.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct List {
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    pub name: Option<Name>,
     #[serde(default, deserialize_with = "or_default")]
     pub verbose: bool,
 }
 
-/// `delete`, `update_start`, `update_complete`: a service, or (`delete`) one instance of it.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Target {
-    pub name: String,
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
-}
-
-/// `start`, `stop`, `restart`, `reload`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+/// `start`, `stop`, `restart`, `reload`, `delete`; `update_start` and `update_complete` look at the name only.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Order {
-    pub name: String,
+    pub name: Name,
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
+    pub instance: Option<Name>,
     /// Answer when it is done (ready, or stopped), not when it is accepted.
     #[serde(default, deserialize_with = "or_default")]
     pub wait: bool,
 }
 
-/// `signal`.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+/// `signal`. Without a name: all services, as with procd.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Signal {
-    pub name: String,
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
+    pub name: Option<Name>,
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Name>,
     /// Number of the signal; SIGHUP if absent.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
@@ -68,41 +129,17 @@ pub struct Signal {
 /// `state`: switches a service off and on again without forgetting it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct State {
-    pub name: String,
+    pub name: Name,
     pub spawn: bool,
-}
-
-/// `event`: runs the triggers for it.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Event {
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub data: Map<String, Value>,
-}
-
-/// `validate`: the rules that services gave for a package.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Validate {
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub package: Option<String>,
-    #[serde(
-        default,
-        rename = "type",
-        deserialize_with = "lenient",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub kind: Option<String>,
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
 }
 
 /// `get_data`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct GetData {
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    pub name: Option<Name>,
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
+    pub instance: Option<Name>,
     #[serde(
         default,
         rename = "type",
@@ -115,17 +152,17 @@ pub struct GetData {
 /// `set_data`: replaces the data of a service or of one instance.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct SetData {
-    pub name: String,
+    pub name: Name,
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
+    pub instance: Option<Name>,
     pub data: Map<String, Value>,
 }
 
 /// `watchdog`: each call is a sign of life.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Watchdog {
-    pub name: String,
-    pub instance: String,
+    pub name: Name,
+    pub instance: Name,
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
     /// Seconds.
@@ -136,20 +173,10 @@ pub struct Watchdog {
 /// What `watchdog` answers.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct WatchdogReply {
-    pub name: String,
-    pub instance: String,
+    pub name: Name,
+    pub instance: Name,
     pub mode: u32,
     pub timeout: u32,
-}
-
-/// `missed`: the heartbeat broker says that an application is silent.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Missed {
-    /// The application's id in `GMI_DaemonInit`.
-    pub app_id: u32,
-    /// Heartbeats missed in a row.
-    #[serde(default, deserialize_with = "or_default")]
-    pub misses: u32,
 }
 
 /// Absent or of another type: `None`.
@@ -176,26 +203,19 @@ mod tests {
 
     #[test]
     fn keys_of_the_wrong_type_count_as_absent_and_unknown_ones_are_ignored() {
-        let set: Set = serde_json::from_str(
-            r#"{"name":"web","script":7,"instances":{"a":{}},"autostart":"yes","colour":"red"}"#,
-        )
-        .unwrap();
-        assert_eq!(set.script, None);
-        assert_eq!(set.autostart, None);
-        assert!(set.instances.unwrap().contains_key("a"));
+        let json = r#"{"name":"web","instance":7,"wait":"yes","colour":"red"}"#;
+        let order: Order = serde_json::from_str(json).unwrap();
+        assert_eq!((order.instance, order.wait), (None, false));
+    }
+
+    #[test]
+    fn an_impossible_name_is_an_error() {
+        assert!(serde_json::from_str::<Order>(r#"{"name":""}"#).is_err());
     }
 
     #[test]
     fn a_missing_name_is_an_error_that_names_it() {
         let error = serde_json::from_str::<Order>("{}").unwrap_err().to_string();
         assert!(error.contains("`name`"), "{error}");
-    }
-
-    #[test]
-    fn absent_instances_differ_from_an_empty_table() {
-        let absent: Set = serde_json::from_str(r#"{"name":"web"}"#).unwrap();
-        let empty: Set = serde_json::from_str(r#"{"name":"web","instances":{}}"#).unwrap();
-        assert_eq!(absent.instances, None);
-        assert_eq!(empty.instances, Some(Map::new()));
     }
 }

@@ -2,7 +2,59 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::service::{lenient, or_default};
+use crate::{
+    objects::{ArgumentKind as Kind, Description},
+    service::lenient,
+};
+
+/// What the object offers.
+#[must_use]
+pub fn description() -> Description {
+    Description::new("vestal.system", 1)
+        .method("board", &[], "kernel, host, processor, release", "procd's table")
+        .method("info", &[], "clock, load, memory", "procd's table")
+        .method(
+            "watchdog",
+            &[
+                ("frequency", Kind::Integer, false),
+                ("timeout", Kind::Integer, false),
+                ("magicclose", Kind::Boolean, false),
+                ("stop", Kind::Boolean, false),
+            ],
+            "the hardware watchdog",
+            "status, timeout, frequency, magicclose",
+        )
+        .method(
+            "signal",
+            &[("pid", Kind::Integer, true), ("signum", Kind::Integer, true)],
+            "send a signal to a process",
+            "",
+        )
+        .method(
+            "reboot",
+            &[],
+            "stop everything, then reboot (where the keeper is PID 1)",
+            "what will happen",
+        )
+        .method(
+            "poweroff",
+            &[],
+            "stop everything, then power off (where the keeper is PID 1)",
+            "what will happen",
+        )
+        .method(
+            "halt",
+            &[],
+            "stop everything, then halt (where the keeper is PID 1)",
+            "what will happen",
+        )
+        .method(
+            "reexec",
+            &[("what", Kind::String, true)],
+            "replace `supervisor` or `keeper` by the binary on disk",
+            "",
+        )
+}
 
 /// What `board` answers.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -128,12 +180,17 @@ pub struct Signal {
     pub signum: i32,
 }
 
-/// `reboot`, `poweroff`, `halt`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Shutdown {
-    /// Seconds until it begins.
-    #[serde(default, deserialize_with = "or_default")]
-    pub delay: u32,
+/// `reexec`: what is replaced by the binary on disk.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reexec {
+    pub what: Program,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Program {
+    Supervisor,
+    Keeper,
 }
 
 #[cfg(test)]

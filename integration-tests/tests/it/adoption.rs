@@ -113,7 +113,7 @@ fn the_supervisor_is_replaced_on_request() {
 }
 
 /// The suite's programs in a folder of their own, so that a test may replace them.
-fn own_programs(device: &Device) -> PathBuf {
+pub(crate) fn own_programs(device: &Device) -> PathBuf {
     let folder = device.folder().join("bin");
     fs::create_dir(&folder).unwrap();
     for name in ["vestal-keeper", "vestal-supervisor", "vestal-exec", "vestalctl", "vestal-demo"] {
@@ -123,7 +123,7 @@ fn own_programs(device: &Device) -> PathBuf {
 }
 
 /// Replaces a program as an upgrade does: the running one keeps its file.
-fn replace(path: &std::path::Path, with: &[u8]) {
+pub(crate) fn replace(path: &std::path::Path, with: &[u8]) {
     use std::os::unix::fs::PermissionsExt as _;
     let fresh = path.with_extension("new");
     fs::write(&fresh, with).unwrap();

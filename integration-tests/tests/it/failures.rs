@@ -1,8 +1,8 @@
 //! The failure table of the design, row by row: what must happen when a service, or the machine below it, misbehaves.
 //!
-//! Rows 10, 11, 14 and 17 (clock jumps, reused pids, stale events, out of memory) are tests of the machine and of the keeper,
-//! beside their code; row 15 is in `definitions`, 16 in `callers`, 19 in `adoption`. Row 20 (a reboot that hangs) needs a
-//! virtual machine.
+//! Rows 10, 14 and 17 (clock jumps, stale events, out of memory) are tests of the machine and of the keeper, beside their
+//! code; row 11 (reused pids) is in `pid_reuse` and beside the keeper's records, row 15 in `definitions`, 16 in `callers`,
+//! 19 in `adoption`. Row 20 (a reboot that hangs) needs a virtual machine.
 
 use std::{fs, path::Path};
 

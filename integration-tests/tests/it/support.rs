@@ -51,3 +51,38 @@ pub(crate) fn kill(pid: i32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid is positive");
     rustix::process::kill_process(pid, signal).expect("it runs");
 }
+
+/// What the service has printed so far, without the stamps; of its only instance.
+pub(crate) fn printed(device: &Device, service: &str) -> Vec<String> {
+    let log = device.run_dir().join(format!("state/supervisor/log/{service}.instance1.log"));
+    let text = |line: String| line.splitn(3, ' ').nth(2).map(str::to_owned);
+    lines(&log).into_iter().filter_map(text).collect()
+}
+
+/// Waits until the service has printed this line at least so often.
+#[track_caller]
+pub(crate) fn until_printed(device: &Device, service: &str, line: &str, times: usize) {
+    testkit::until(&format!("{service} printed {line:?}"), || {
+        let found = printed(device, service).iter().filter(|it| *it == line).count();
+        (found >= times).then_some(())
+    });
+}
+
+/// Kills the supervisor and waits for the next one.
+#[track_caller]
+pub(crate) fn replace_supervisor(device: &Device) {
+    let old = device.supervisor_pid();
+    kill(old, rustix::process::Signal::KILL);
+    testkit::until("another supervisor answers", || {
+        (device.supervisor_pid() != old && device.ctl(&["status"]).status.success()).then_some(())
+    });
+}
+
+/// Waits for a main process that isn't `old`.
+#[track_caller]
+pub(crate) fn until_other_pid(device: &Device, service: &str, old: i32) -> i32 {
+    testkit::until(&format!("{service} has another process than {old}"), || {
+        let seen = device.instance(service, "instance1");
+        seen["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid != old)
+    })
+}

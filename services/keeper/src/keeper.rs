@@ -389,3 +389,83 @@ pub(crate) fn spawn_failed(slot: &mut Slot, failure: (Stage, i32), now: Moment) 
         slot.settled(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::start::tests::idle_keeper;
+
+    const NOW: Moment = Moment(9_000_000_000);
+
+    fn events(keeper: &Keeper) -> Vec<Token> {
+        let mut events = [MaybeUninit::<Event>::uninit(); 8];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let (events, _) = epoll::wait(&keeper.epoll, &mut events, Some(&at_once)).unwrap();
+        events.iter().filter_map(|event| Token::unpack(event.data)).collect()
+    }
+
+    #[test]
+    fn row_14_a_token_keeps_its_slot_and_its_generation() {
+        for token in [
+            Token::Signals,
+            Token::Channel { start: u32::MAX },
+            Token::Errors { slot: 2047, generation: u32::MAX },
+            Token::Process { slot: 2047, generation: 1 },
+            Token::Log { slot: 1, stream: 1 },
+        ] {
+            assert_eq!(Token::unpack(token.pack()), Some(token));
+        }
+        assert_eq!(Token::unpack(EventData::new_u64(u64::MAX)), None);
+    }
+
+    #[test]
+    fn row_14_a_late_event_of_a_process_that_is_gone_touches_nobody() {
+        let (folder, mut keeper) = idle_keeper("late-event");
+        let slot = keeper.slots.place(5).unwrap();
+        slot.used = true;
+        slot.begin(NOW, false);
+        slot.started(i32::MAX - 1, false);
+        slot.begin(NOW, true);
+        slot.started(i32::MAX, true);
+        let me = std::process::id().cast_signed();
+        slot.pidfd = proc::open(me);
+        let (errors, _writer) = rustix::pipe::pipe().unwrap();
+        slot.errors = Some(errors);
+        let (before, starts) = (slot.state, keeper.life.starts);
+        let late = [
+            Token::Process { slot: 5, generation: 1 },
+            Token::Errors { slot: 5, generation: 1 },
+            // Of a slot that has been forgotten since.
+            Token::Process { slot: 6, generation: 1 },
+            Token::Errors { slot: 6, generation: 1 },
+            Token::Channel { start: starts + 1 },
+        ];
+        for token in late {
+            keeper.handle_event(token, EventFlags::IN | EventFlags::HUP, NOW);
+            let slot = keeper.slots.used(5).unwrap();
+            assert_eq!(slot.state, before, "{token:?}");
+            assert!(slot.pidfd.is_some() && slot.errors.is_some(), "{token:?}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn row_14_what_is_no_longer_watched_says_nothing_although_a_child_still_holds_it() {
+        let (folder, keeper) = idle_keeper("unwatched");
+        for (unwatched, heard) in [(false, 1), (true, 0)] {
+            let (reader, writer) = rustix::pipe::pipe().unwrap();
+            let token = Token::Process { slot: 0, generation: 1 };
+            keeper.watch(reader.as_fd(), token, EventFlags::IN).unwrap();
+            // A child between clone and exec has the same open file.
+            let of_the_child = reader.try_clone().unwrap();
+            if unwatched {
+                keeper.unwatch(reader.as_fd());
+            }
+            drop(reader);
+            rustix::io::write(&writer, b"x").unwrap();
+            assert_eq!(events(&keeper).len(), heard, "why unwatching comes before closing");
+            drop(of_the_child);
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

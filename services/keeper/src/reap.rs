@@ -126,3 +126,44 @@ fn is_emptying(slot: &Slot) -> bool {
     use protocol::keeper::Phase::{Emptying, Unkillable};
     matches!(slot.state.phase, Emptying | Unkillable)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use protocol::keeper::Phase;
+
+    use super::*;
+    use crate::start::tests::idle_keeper;
+
+    #[test]
+    fn row_17_an_out_of_memory_kill_is_told_apart_from_a_crash_by_the_groups_own_count() {
+        let (folder, mut keeper) = idle_keeper("oom");
+        let group = folder.join("group");
+        fs::create_dir(&group).unwrap();
+        let count = |kills: u32| {
+            let text = format!("low 0\nhigh 0\nmax 9\noom 9\noom_kill {kills}\noom_group_kill 0\n");
+            fs::write(group.join("memory.events"), text).unwrap();
+        };
+        count(3);
+        let slot = keeper.slots.place(4).unwrap();
+        slot.used = true;
+        slot.cgroup = Some(fs::File::open(&group).unwrap().into());
+        let killed = Exit::Signal { signal: 9, core: false };
+        // How many it had at the spawn, how many at the end, and what that means.
+        for (generation, (end, oom)) in (1..).zip([(3, false), (4, true), (4, false), (6, true)]) {
+            let slot = keeper.slots.used(4).unwrap();
+            slot.oom_kills = tree::oom_kills(slot);
+            slot.begin(Moment(generation), false);
+            slot.started(i32::MAX, false);
+            count(end);
+            keeper.main_ended(4, killed, Moment(generation + 1));
+            let state = keeper.slots.used(4).unwrap().state;
+            assert_eq!((state.exit, state.oom, state.phase), (killed, oom, Phase::Idle), "{end}");
+        }
+        // Without the file (no memory controller) nothing is claimed.
+        fs::remove_file(group.join("memory.events")).unwrap();
+        assert_eq!(tree::oom_kills(keeper.slots.used(4).unwrap()), 0);
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_that_belongs_to_another_process_now_is_not_taken_for_ours() {
+    fn row_11_a_pid_that_belongs_to_another_process_now_is_not_taken_for_ours() {
         let records = Records::open(&file("other-process")).unwrap();
         let me = std::process::id().cast_signed();
         records.starting(0, 1, 1, Moment(0));

@@ -230,3 +230,34 @@ fn descriptor(options: &Options, option: &str) -> Result<Option<RawFd>, Failure>
 fn failed(what: &dyn std::fmt::Display, error: &dyn std::fmt::Display) -> Failure {
     (FAILED, format!("{what}: {error}"))
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A keeper in a folder of its own that has nothing and starts nothing, for tests of what it does with an event.
+    pub(crate) fn idle_keeper(name: &str) -> (PathBuf, Keeper) {
+        let folder =
+            std::env::temp_dir().join(format!("vestal-keeper-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let args = [OsString::from("--run-dir"), folder.join("run").into()];
+        let Parsed::Run(options) = options::parse(&SPEC, args).unwrap() else {
+            panic!("a folder is nothing to print about");
+        };
+        let places = Places::find(&options).unwrap();
+        let resumed = Resumed {
+            lock: Some(std::fs::File::open("/dev/null").unwrap().into()),
+            channel: None,
+            life: Life::new(clock::now()),
+            limit: rustix::process::getrlimit(Resource::Nofile),
+            stop: Stop::No,
+            slots: Table::new(),
+            deposits: Deposits::new(),
+            ring: None,
+            away_since: None,
+            starts: 1,
+        };
+        let keeper = prepare(&options, &places, Some(resumed)).map_err(|(_, text)| text).unwrap();
+        (folder, keeper)
+    }
+}

@@ -5,10 +5,11 @@
 use std::{
     env,
     fs::OpenOptions,
-    io::{self, Write as _},
-    net::TcpListener,
+    io::{self, IoSlice, Write as _},
+    mem::MaybeUninit,
+    net::{TcpListener, UdpSocket},
     os::{
-        fd::{BorrowedFd, FromRawFd as _, RawFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd},
         unix::{
             net::{UnixDatagram, UnixListener},
             process::CommandExt as _,
@@ -18,7 +19,10 @@ use std::{
     thread,
 };
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::{
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+    process::{Signal, getpid, kill_process},
+};
 
 const HELP: &str =
     "A service for demonstrations and tests: does what its arguments say, in order, then waits.
@@ -34,8 +38,13 @@ Steps:
   tcp=ADDRESS          listen there and serve one greeting a connection, in a thread
   unix=PATH            the same on a Unix socket
   serve                the same on the first inherited socket (LISTEN_FDS)
+  serve=tcp, serve=udp the same where it is a TCP socket, and a greeting for each datagram where it is a UDP one
+  store=NAME:TEXT      keep TEXT in memory that the supervisor stores under NAME (FDSTORE)
+  stored=NAME          print what is stored under NAME, or that nothing is
+  barrier              send BARRIER=1 and wait until everything before it was taken
   env=NAME             print NAME=value
   child                start a child in the same session that waits
+  hand-over            start such a child and say that it is the main process (MAINPID)
   daemon               start a grandchild in a session of its own that waits (a double fork)
   deaf                 ignore SIGTERM
   wait=MILLISECONDS    wait that long
@@ -73,10 +82,14 @@ fn perform(step: &str) -> io::Result<()> {
         "ready-fd" => newline_to(i32::try_from(number(value)?).map_err(io::Error::other)?)?,
         "tcp" => serve_tcp(TcpListener::bind(value)?),
         "unix" => serve_unix(UnixListener::bind(value)?),
-        "serve" => serve_inherited()?,
+        "serve" => serve_inherited(value)?,
+        "store" => store(value)?,
+        "stored" => print_stored(value)?,
+        "barrier" => barrier()?,
         "env" => println!("{value}={}", env::var(value).unwrap_or_default()),
-        "child" => spawn_child(false)?,
-        "daemon" => spawn_child(true)?,
+        "child" => drop(spawn_child(false)?),
+        "daemon" => drop(spawn_child(true)?),
+        "hand-over" => notify(&format!("MAINPID={}", spawn_child(false)?))?,
         "deaf" => ignore_term()?,
         "wait" => pause(number(value)?),
         "until" => {
@@ -157,26 +170,94 @@ fn serve_unix(listener: UnixListener) {
     });
 }
 
-#[expect(unsafe_code, reason = "inherited descriptors are known by number only")]
-fn serve_inherited() -> io::Result<()> {
-    if env::var("LISTEN_PID").ok().as_deref() != Some(&std::process::id().to_string()) {
-        return Err(io::Error::other("LISTEN_PID is not ours"));
+fn serve_udp(socket: UdpSocket) {
+    thread::spawn(move || {
+        let mut nothing = [0; 16];
+        while let Ok((_, from)) = socket.recv_from(&mut nothing) {
+            // As with a stream: who is gone misses it.
+            let _ = socket.send_to(greeting().as_bytes(), from);
+        }
+    });
+}
+
+fn serve_inherited(kind: &str) -> io::Result<()> {
+    let socket = inherited(0)?;
+    match kind {
+        "" => serve_unix(UnixListener::from(socket)),
+        "tcp" => serve_tcp(TcpListener::from(socket)),
+        "udp" => serve_udp(UdpSocket::from(socket)),
+        other => return Err(io::Error::other(format!("unknown kind of socket {other:?}"))),
     }
-    // SAFETY: LISTEN_PID says that descriptor 3 was opened for us, and nothing else here takes it.
-    serve_unix(unsafe { UnixListener::from_raw_fd(3) });
     Ok(())
 }
 
-/// A child that waits until it is killed; in a session of its own it survives its parent's process group.
-fn spawn_child(own_session: bool) -> io::Result<()> {
+/// A copy of the inherited descriptor of this place (sd_listen_fds(3)); the original stays open.
+#[expect(unsafe_code, reason = "inherited descriptors are known by number only")]
+fn inherited(place: usize) -> io::Result<OwnedFd> {
+    let variable = |name| env::var(name).unwrap_or_default();
+    if variable("LISTEN_PID") != std::process::id().to_string() {
+        return Err(io::Error::other("LISTEN_PID is not ours"));
+    }
+    let count: usize = variable("LISTEN_FDS").parse().map_err(io::Error::other)?;
+    let number = RawFd::try_from(3 + place).map_err(io::Error::other)?;
+    if place >= count {
+        return Err(io::Error::other(format!("only {count} descriptors were passed")));
+    }
+    // SAFETY: LISTEN_PID and LISTEN_FDS say that it was opened for us, and nothing here closes it.
+    unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+}
+
+/// A place for `text` that outlives us, where whoever starts us stores descriptors.
+fn store(value: &str) -> io::Result<()> {
+    let (name, text) = value.split_once(':').unwrap_or((value, ""));
+    let memory = rustix::fs::memfd_create("stored", rustix::fs::MemfdFlags::CLOEXEC)?;
+    rustix::io::write(&memory, text.as_bytes())?;
+    notify_with(&format!("FDSTORE=1\nFDNAME={name}"), memory.as_fd())
+}
+
+fn print_stored(name: &str) -> io::Result<()> {
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let Some(place) = names.split(':').position(|stored| stored == name) else {
+        println!("stored {name}: nothing");
+        return Ok(());
+    };
+    let mut text = [0; 256];
+    let length = rustix::io::pread(inherited(place)?, &mut text, 0)?;
+    println!("stored {name}: {}", String::from_utf8_lossy(&text[..length]));
+    Ok(())
+}
+
+/// The other end is closed once everything that was sent before has been read (sd_notify_barrier(3)).
+fn barrier() -> io::Result<()> {
+    let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    notify_with("BARRIER=1", theirs.as_fd())?;
+    drop(theirs);
+    rustix::io::read(ours, &mut [0; 1])?;
+    println!("barrier passed");
+    Ok(())
+}
+
+fn notify_with(state: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    let path = env::var_os("NOTIFY_SOCKET").ok_or_else(|| io::Error::other("no NOTIFY_SOCKET"))?;
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    beside.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(socket, &[IoSlice::new(state.as_bytes())], &mut beside, SendFlags::empty())?;
+    Ok(())
+}
+
+/// Starts a child that waits until it is killed, and returns its pid; in a session of its own it survives its parent's process group.
+fn spawn_child(own_session: bool) -> io::Result<u32> {
     let mut command = Command::new(env::current_exe()?);
     if own_session {
         // setsid(1) forks by itself where it must, so the middle process ends and the grandchild is orphaned.
         command = Command::new("setsid");
         command.arg("--fork").arg(env::current_exe()?);
     }
-    command.arg0("vestal-demo-child").spawn()?;
-    Ok(())
+    Ok(command.arg0("vestal-demo-child").spawn()?.id())
 }
 
 /// Reads SIGTERM away for good: blocked signals are never delivered.

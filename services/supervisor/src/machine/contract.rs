@@ -24,6 +24,8 @@ pub(crate) enum Event {
     Notify { slot: u32, generation: u32, notice: Notice },
     /// The answer to [`Action::Check`]; the text of `Err` names the condition that does not hold.
     Checked { slot: u32, holds: Result<(), String> },
+    /// The answer to [`Action::LookAtPressure`]: whether the machine has too little processor, memory or input and output.
+    Pressure { slot: u32, starved: bool },
     /// The reload command ended.
     ReloadDone { slot: u32, generation: u32, ok: bool },
     /// A caller asks; answered by [`Action::Reply`] with the same number.
@@ -143,6 +145,10 @@ pub(crate) enum Action {
     Check {
         slot: u32,
         service: Arc<Service>,
+    },
+    /// The instance missed its watchdog: look how the machine is, then report [`Event::Pressure`].
+    LookAtPressure {
+        slot: u32,
     },
     /// Look until it is ready, then report `Notice::Ready`; ends with the generation.
     Probe {

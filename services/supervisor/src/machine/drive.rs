@@ -197,11 +197,26 @@ impl Supervisor {
                 match life.health.look(defined, now) {
                     Look::Fine => {}
                     Look::Starved { late } => self.happen_late(slot, late),
+                    Look::Doubtful => self.actions.push_back(Action::LookAtPressure { slot }),
                     Look::Missed => self.watchdog_missed(slot, now),
                 }
             }
             _ => {}
         }
+    }
+
+    /// How the machine was when an instance missed its watchdog: starved, it gets one more period.
+    pub(super) fn pressed(&mut self, slot: u32, starved: bool, now: Moment) {
+        let Some(life) = self.lives.get_mut(&slot) else { return };
+        if !life.health.is_doubted() || !life.running() {
+            return;
+        }
+        let defined = life.settings().process.watchdog;
+        match life.health.judge(defined, starved, now) {
+            Some(excuses) => self.happen_starved(slot, excuses),
+            None => self.watchdog_missed(slot, now),
+        }
+        self.dirty.insert(slot);
     }
 
     pub(super) fn watchdog_missed(&mut self, slot: u32, now: Moment) {

@@ -32,6 +32,14 @@ impl Supervisor {
         self.happen(slot, "service.late", &[("supervisor_late_ms", json!(late_ms))]);
     }
 
+    /// It missed its watchdog on a machine that is starved itself, `excuses` times in a row now.
+    pub(super) fn happen_starved(&mut self, slot: u32, excuses: u8) {
+        let text = "it missed its watchdog while the machine is starved, and gets one more period";
+        let details =
+            [("starved", json!(true)), ("excuses", json!(excuses)), ("text", json!(text))];
+        self.happen(slot, "service.late", &details);
+    }
+
     pub(super) fn happen_respawn(&mut self, slot: u32, delay: Duration) {
         let Some(life) = self.lives.get(&slot) else { return };
         let count = json!(life.backoff.respawns());

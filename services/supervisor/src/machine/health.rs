@@ -1,4 +1,5 @@
-//! Watchdog deadlines: says when an instance has missed one. Suspects itself before it suspects the instance.
+//! Watchdog deadlines: says when an instance has missed one. Suspects itself, and then the machine, before it suspects the
+//! instance.
 
 use std::time::Duration;
 
@@ -6,6 +7,8 @@ use protocol::time::Moment;
 
 /// The shortest period that is believed; a shorter one would make the supervisor itself the load.
 const PERIOD_MIN: Duration = Duration::from_millis(10);
+/// So often in a row a starved machine excuses an instance; one that is silent for longer hangs, whatever the machine does.
+const EXCUSES_MAX: u8 = 3;
 
 /// How an instance is watched.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -15,6 +18,10 @@ pub(crate) struct Health {
     deadline: Option<Moment>,
     /// The present deadline was moved once, because the supervisor came late itself.
     extended: bool,
+    /// How often the instance was excused by the machine's pressure since its last sign.
+    excuses: u8,
+    /// The deadline passed, and the answer whether the machine is starved has not come yet.
+    doubted: bool,
 }
 
 /// What has become of a deadline.
@@ -25,6 +32,8 @@ pub(crate) enum Look {
     Starved {
         late: Duration,
     },
+    /// It passed, and whether that counts depends on the machine: [`Health::judge`] hears how it is.
+    Doubtful,
     Missed,
 }
 
@@ -51,12 +60,16 @@ impl Health {
     pub(crate) fn pet(&mut self, defined: Option<Duration>, now: Moment) {
         self.deadline = self.period(defined).map(|period| now + period);
         self.extended = false;
+        self.excuses = 0;
+        self.doubted = false;
     }
 
     /// Nothing to watch any more; a period that was asked for counts for the next run too, as procd's does.
     pub(crate) fn rest(&mut self) {
         self.deadline = None;
         self.extended = false;
+        self.excuses = 0;
+        self.doubted = false;
     }
 
     pub(crate) fn deadline(&self) -> Option<Moment> {
@@ -78,7 +91,31 @@ impl Health {
             return Look::Starved { late };
         }
         self.deadline = None;
-        Look::Missed
+        if self.excuses >= EXCUSES_MAX {
+            return Look::Missed;
+        }
+        self.doubted = true;
+        Look::Doubtful
+    }
+
+    /// Answers [`Look::Doubtful`]: how often in a row the instance is excused now, or `None` where it isn't any more because
+    /// the machine has what it needs. A sign that came meanwhile has settled it: [`Health::is_doubted`] is asked first.
+    pub(crate) fn judge(
+        &mut self,
+        defined: Option<Duration>,
+        starved: bool,
+        now: Moment,
+    ) -> Option<u8> {
+        self.doubted = false;
+        let period = self.period(defined).filter(|_| starved)?;
+        self.excuses += 1;
+        self.deadline = Some(now + period);
+        Some(self.excuses)
+    }
+
+    /// Whether a missed deadline waits for [`Health::judge`].
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubted
     }
 }
 
@@ -94,7 +131,27 @@ mod tests {
         let jumped = Moment(0) + Duration::from_secs(3600);
         assert!(matches!(health.look(period, jumped), Look::Starved { .. }));
         assert_eq!(health.look(period, jumped + Duration::from_secs(1)), Look::Fine);
-        assert_eq!(health.look(period, jumped + Duration::from_secs(20)), Look::Missed);
+        assert_eq!(health.look(period, jumped + Duration::from_secs(20)), Look::Doubtful);
+        assert_eq!(health.judge(period, false, jumped + Duration::from_secs(20)), None);
         assert_eq!(health.look(period, jumped + Duration::from_secs(40)), Look::Fine);
+    }
+
+    #[test]
+    fn a_starved_machine_excuses_three_times_in_a_row_and_a_sign_forgives_all() {
+        let second = Duration::from_secs(1);
+        let period = Some(second);
+        let mut health = Health::default();
+        let mut now = Moment(0);
+        for _ in 0..2 {
+            health.pet(period, now);
+            for excuses in 1..=EXCUSES_MAX {
+                now += second;
+                assert_eq!(health.look(period, now), Look::Doubtful);
+                assert!(health.is_doubted());
+                assert_eq!(health.judge(period, true, now), Some(excuses));
+                assert_eq!(health.deadline(), Some(now + second));
+            }
+        }
+        assert_eq!(health.look(period, now + second), Look::Missed);
     }
 }

@@ -124,6 +124,7 @@ impl Supervisor {
                 self.notified(slot, generation, notice, now)
             }
             Event::Checked { slot, holds } => self.checked(slot, holds),
+            Event::Pressure { slot, starved } => self.pressed(slot, starved, now),
             Event::ReloadDone { slot, generation, ok } => self.reload_done(slot, generation, ok),
             Event::Request { id, request } => self.requested(id, request, now),
             Event::Definitions { services } => self.redefine(services, now),

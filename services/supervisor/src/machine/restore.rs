@@ -303,7 +303,7 @@ fn stray_service(name: Name, instance: Name) -> Service {
         conflicts: Vec::new(),
         conditions: Vec::new(),
         core: false,
-        instances: BTreeMap::from([(instance, settings)]),
+        instances: BTreeMap::from([(instance, Box::new(settings))]),
         data: serde_json::Map::new(),
         triggers: Vec::new(),
         validate: Vec::new(),

@@ -5,7 +5,7 @@
 mod builtin;
 pub(crate) mod context;
 mod expand;
-mod files;
+pub(crate) mod files;
 pub(crate) mod problem;
 pub(crate) mod procd;
 mod set;
@@ -39,7 +39,8 @@ pub(crate) struct Service {
     pub(crate) conditions: Vec<Condition>,
     /// A daemon of the suite: applications have an implied `after` on it.
     pub(crate) core: bool,
-    pub(crate) instances: BTreeMap<Name, Instance>,
+    /// Boxed: a map of one entry has room for eleven, and a device has a thousand such maps.
+    pub(crate) instances: BTreeMap<Name, Box<Instance>>,
     /// procd's free data, triggers and validation rules, kept as given (`service list`, `get_data`).
     pub(crate) data: serde_json::Map<String, Value>,
     pub(crate) triggers: Vec<Value>,

@@ -1,61 +1,62 @@
 //! What `system board` and `system info` tell, from /proc and os-release, in procd's shapes.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
+use protocol::system::{Board, Info, Memory, Release, Space, Swap};
 use rustix::{fs::statvfs, system::uname};
-use serde_json::{Map, Value, json};
+
+use crate::settings::files;
+
+/// More is not read of any of these files: `/tmp` is everybody's, and /proc/cpuinfo repeats itself for each processor.
+const TEXT_MAX: u64 = 64 * 1024;
 
 /// `system board`: kernel, host, processor, model and release; what isn't known is left out.
-pub(crate) fn board() -> Value {
+pub(crate) fn board() -> Board {
     let names = uname();
-    let mut board = Map::new();
-    let mut put = |key: &str, value: Option<String>| {
-        if let Some(value) = value.filter(|value| !value.is_empty()) {
-            board.insert(key.to_owned(), value.into());
-        }
-    };
-    put("kernel", Some(names.release().to_string_lossy().into_owned()));
-    put("hostname", Some(names.nodename().to_string_lossy().into_owned()));
-    put("system", processor(&read("/proc/cpuinfo")));
-    put("model", first_of(&["/tmp/sysinfo/model", "/proc/device-tree/model"]));
-    put("board_name", first_of(&["/tmp/sysinfo/board_name"]).or_else(compatible));
-    put("rootfs_type", rootfs_type(&read("/proc/self/mountinfo")));
     let os_release = first_of(&["/usr/lib/os-release", "/etc/os-release"]).unwrap_or_default();
-    board.insert("release".to_owned(), release(&os_release));
-    Value::Object(board)
+    Board {
+        kernel: Some(names.release().to_string_lossy().into_owned()),
+        hostname: Some(names.nodename().to_string_lossy().into_owned()),
+        system: processor(&read("/proc/cpuinfo")),
+        model: first_of(&["/tmp/sysinfo/model", "/proc/device-tree/model"]),
+        board_name: first_of(&["/tmp/sysinfo/board_name"]).or_else(compatible),
+        rootfs_type: rootfs_type(&read("/proc/self/mountinfo")),
+        release: Some(release(&os_release)),
+    }
 }
 
 /// `system info`: clock, load and memory. Load is in 65536ths, memory in bytes, file systems in KiB, as with procd.
-pub(crate) fn info() -> Value {
+pub(crate) fn info() -> Info {
     let meminfo = read("/proc/meminfo");
     let memory = memory(&meminfo);
     let bytes = |key: &str| memory.get(key).copied().unwrap_or(0);
-    let uptime = read("/proc/uptime").split('.').next().and_then(|text| text.parse::<u64>().ok());
-    json!({
-        "localtime": daemon::clock::wall().as_secs(),
-        "uptime": uptime.unwrap_or(0),
-        "load": load(&read("/proc/loadavg")),
-        "memory": {
-            "total": bytes("MemTotal"),
-            "free": bytes("MemFree"),
-            "shared": bytes("Shmem"),
-            "buffered": bytes("Buffers"),
-            "available": bytes("MemAvailable"),
-            "cached": bytes("Cached"),
+    let uptime = read("/proc/uptime").split('.').next().and_then(|text| text.parse().ok());
+    Info {
+        localtime: i64::try_from(daemon::clock::wall().as_secs()).unwrap_or(i64::MAX),
+        uptime: uptime.unwrap_or(0),
+        load: load(&read("/proc/loadavg")),
+        memory: Memory {
+            total: bytes("MemTotal"),
+            free: bytes("MemFree"),
+            shared: bytes("Shmem"),
+            buffered: bytes("Buffers"),
+            available: bytes("MemAvailable"),
+            cached: bytes("Cached"),
         },
-        "root": file_system("/"),
-        "tmp": file_system("/tmp"),
-        "swap": { "total": bytes("SwapTotal"), "free": bytes("SwapFree") },
-    })
+        root: file_system("/"),
+        tmp: file_system("/tmp"),
+        swap: Swap { total: bytes("SwapTotal"), free: bytes("SwapFree") },
+    }
 }
 
 fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default()
+    files::read_beginning(Path::new(path), TEXT_MAX).unwrap_or_default()
 }
 
 /// The text of the first file that is there; device-tree texts end with a NUL.
 fn first_of(paths: &[&str]) -> Option<String> {
-    let text = paths.iter().find_map(|path| fs::read_to_string(Path::new(path)).ok())?;
+    let text =
+        paths.iter().find_map(|path| files::read_beginning(Path::new(path), TEXT_MAX).ok())?;
     Some(text.trim_end_matches(['\0', '\n']).to_owned())
 }
 
@@ -81,24 +82,23 @@ fn rootfs_type(mountinfo: &str) -> Option<String> {
     right.split(' ').next().map(|kind| if kind == "rootfs" { "initramfs" } else { kind }.to_owned())
 }
 
-fn release(os_release: &str) -> Value {
-    let known = [
-        ("distribution", "NAME"),
-        ("version", "VERSION"),
-        ("revision", "BUILD_ID"),
-        ("codename", "VERSION_CODENAME"),
-        ("target", "OPENWRT_BOARD"),
-        ("description", "OPENWRT_RELEASE"),
-        ("builddate", "OPENWRT_BUILD_DATE"),
-        ("firmware_url", "FIRMWARE_URL"),
-    ];
+fn release(os_release: &str) -> Release {
     let values: BTreeMap<&str, &str> = os_release
         .lines()
         .filter_map(|line| line.split_once('='))
         .map(|(key, value)| (key, value.trim_matches(['"', '\''])))
         .collect();
-    let found = known.iter().filter_map(|(key, name)| Some((*key, *values.get(name)?)));
-    Value::Object(found.map(|(key, value)| (key.to_owned(), value.into())).collect())
+    let value = |key: &str| values.get(key).map(|value| (*value).to_owned());
+    Release {
+        distribution: value("NAME"),
+        version: value("VERSION"),
+        revision: value("BUILD_ID"),
+        codename: value("VERSION_CODENAME"),
+        target: value("OPENWRT_BOARD"),
+        description: value("OPENWRT_RELEASE"),
+        builddate: value("OPENWRT_BUILD_DATE"),
+        firmware_url: value("FIRMWARE_URL"),
+    }
 }
 
 /// Three averages as 65536ths; `/proc/loadavg` has them with two decimals.
@@ -124,15 +124,15 @@ fn memory(meminfo: &str) -> BTreeMap<&str, u64> {
         .collect()
 }
 
-fn file_system(path: &str) -> Value {
-    let Ok(found) = statvfs(path) else { return json!({}) };
+fn file_system(path: &str) -> Space {
+    let Ok(found) = statvfs(path) else { return Space::default() };
     let kibibytes = |blocks: u64| blocks.saturating_mul(found.f_frsize) / 1024;
-    json!({
-        "total": kibibytes(found.f_blocks),
-        "free": kibibytes(found.f_bfree),
-        "used": kibibytes(found.f_blocks.saturating_sub(found.f_bfree)),
-        "avail": kibibytes(found.f_bavail),
-    })
+    Space {
+        total: kibibytes(found.f_blocks),
+        free: kibibytes(found.f_bfree),
+        used: kibibytes(found.f_blocks.saturating_sub(found.f_bfree)),
+        avail: kibibytes(found.f_bavail),
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +148,8 @@ mod tests {
     #[test]
     fn release_has_procds_keys_and_leaves_out_what_is_not_there() {
         let text = "NAME=\"Debian GNU/Linux\"\nVERSION='12'\nID=debian\n";
-        assert_eq!(release(text), json!({ "distribution": "Debian GNU/Linux", "version": "12" }));
+        let json = r#"{"distribution":"Debian GNU/Linux","version":"12"}"#;
+        assert_eq!(serde_json::to_string(&release(text)).unwrap(), json);
     }
 
     #[test]

@@ -151,8 +151,12 @@ fn send_one(
     if !borrowed.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(&borrowed)) {
         return Err(std::io::Error::other("too many descriptors for one request"));
     }
-    sendmsg(socket, &[IoSlice::new(message)], &mut beside, SendFlags::NOSIGNAL)?;
-    Ok(())
+    match sendmsg(socket, &[IoSlice::new(message)], &mut beside, SendFlags::NOSIGNAL) {
+        Ok(_) => Ok(()),
+        // More descriptors are on their way than an ordinary user may have (unix(7)): there is room when the keeper has read.
+        Err(Errno::TOOMANYREFS) => Err(Errno::AGAIN.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn receive_one(

@@ -54,14 +54,32 @@ impl Definitions {
             true => store::rescue(&self.context),
             false => {
                 let folder = self.places.config.as_ref().map(|config| config.join("services.d"));
-                let copies = self.places.state.join("supervisor/last-good");
-                store::load(folder.as_deref(), &copies, &self.context)
+                store::load(folder.as_deref(), &self.copies_folder(), &self.context)
             }
         };
         for problem in &self.loaded.problems {
             tracing::error!("{problem}");
         }
+        self.keep_copies();
         self.loaded.services.clone()
+    }
+
+    /// Writes the last good copies beside the loop: a slow disk delays no start.
+    fn keep_copies(&mut self) {
+        let copies = self.loaded.take_copies();
+        if copies.is_empty() {
+            return;
+        }
+        let folder = self.copies_folder();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store::keep_copies(&folder, &copies) {
+                tracing::error!("last good copies in {}: {error}", folder.display());
+            }
+        });
+    }
+
+    fn copies_folder(&self) -> PathBuf {
+        self.places.state.join("supervisor/last-good")
     }
 
     /// The service that the files define, for a message that changes only a part of it.

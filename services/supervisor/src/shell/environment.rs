@@ -1,12 +1,12 @@
 //! The environment of an instance, and where its program is found.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use anyhow::Context as _;
 use daemon::places::Places;
 use protocol::name::Name;
 
-use crate::settings::Process;
+use crate::settings::{Process, files};
 
 /// What describes our own start and must not leak into a service.
 const PRIVATE: &[&str] = &[
@@ -15,8 +15,11 @@ const PRIVATE: &[&str] = &[
     "WATCHDOG_PID",
     "LISTEN_FDS",
     "LISTEN_PID",
+    "LISTEN_PIDFDID",
     "LISTEN_FDNAMES",
 ];
+/// An environment file may be this long; more than that no process could be given.
+const ENV_FILE_MAX: u64 = 128 * 1024;
 /// Where programs without a slash are looked for when nobody says, as for root's login shell.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -36,7 +39,8 @@ pub(crate) fn of_instance(
         .filter(|(name, _)| !PRIVATE.contains(&name.as_str()) && !name.starts_with("VESTAL_"))
         .collect();
     for file in &process.env_files {
-        match fs::read_to_string(&file.path) {
+        // The file may be the service's own: what it is, is looked at before it is read.
+        match files::read_text(&file.path, ENV_FILE_MAX) {
             Ok(text) => env.extend(assignments(&text)),
             Err(error) if file.optional && error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {

@@ -140,8 +140,39 @@ impl Journal {
     }
 
     /// Remembers a service's message-made definition, in the place of an older one.
+    ///
+    /// # Errors
+    /// Where it is too long or can't be written; then it is not remembered, and the older one is.
     pub(crate) fn message(&mut self, service: Name, message: Message) -> io::Result<()> {
-        self.append(Entry::Message { service, message })
+        let before = self.memory.messages.get(&service).cloned();
+        let weight = self.weights.messages.get(&service).copied().unwrap_or(0);
+        let remembered = self.append(Entry::Message { service: service.clone(), message });
+        if remembered.is_err() {
+            // Who sent it is told so; a later, compact file must not bring it back.
+            let entry = match before {
+                Some(message) => Entry::Message { service, message },
+                None => Entry::Deleted { service },
+            };
+            self.remember(entry, weight);
+        }
+        remembered
+    }
+
+    /// A message that was remembered was refused after all: the one before it counts again, if there was one.
+    pub(crate) fn take_back(
+        &mut self,
+        service: Name,
+        refused: &Message,
+        before: Option<Message>,
+    ) -> io::Result<()> {
+        if self.memory.messages.get(&service) != Some(refused) {
+            // A later message is there already.
+            return Ok(());
+        }
+        match before {
+            Some(message) => self.message(service, message),
+            None => self.deleted(service),
+        }
     }
 
     /// Forgets a service's message-made definition.
@@ -231,6 +262,11 @@ fn open(path: &Path) -> io::Result<File> {
 fn encode(entry: &Entry) -> io::Result<Vec<u8>> {
     let body = serde_json::to_vec(entry)?;
     let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+    if body.len() > ENTRY_MAX {
+        // Written, it would be taken for the torn end of the file, and everything after it with it.
+        let text = format!("an entry of {length} bytes is too long, at most {ENTRY_MAX} are kept");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
     let mut bytes = Vec::with_capacity(HEAD + body.len());
     bytes.extend(length.to_le_bytes());
     bytes.extend(crc32fast::hash(&body).to_le_bytes());
@@ -296,6 +332,58 @@ mod tests {
             let journal = Journal::open(&folder).unwrap();
             assert_eq!(journal.memory().messages.values().next(), Some(&after), "cut at {cut}");
         }
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn an_entry_that_could_not_be_read_again_is_refused_and_costs_nothing_else() {
+        let folder = folder("long");
+        let mut journal = Journal::open(&folder).unwrap();
+        let (name, kept) = message("kept");
+        journal.message(name.clone(), kept.clone()).unwrap();
+        let (_, long) = message(&"x".repeat(ENTRY_MAX));
+        assert!(journal.message(name.clone(), long).unwrap_err().to_string().contains("too long"));
+        let later = Name::new("later").unwrap();
+        journal.message(later.clone(), kept.clone()).unwrap();
+        let reopened = Journal::open(&folder).unwrap();
+        for memory in [journal.memory(), reopened.memory()] {
+            assert_eq!(memory.messages.get(&name), Some(&kept));
+            assert_eq!(memory.messages.get(&later), Some(&kept));
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_not_remembered_by_a_later_file() {
+        let folder = folder("full");
+        let mut journal = Journal::open(&folder).unwrap();
+        let (name, kept) = message("kept");
+        journal.message(name.clone(), kept.clone()).unwrap();
+        // Every write fails, as on a full disk.
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let file = std::mem::replace(&mut journal.file, full);
+        journal.message(name.clone(), message("refused").1).unwrap_err();
+        journal.file = file;
+        journal.message(Name::new("later").unwrap(), kept.clone()).unwrap();
+        let reopened = Journal::open(&folder).unwrap();
+        assert_eq!(reopened.memory().messages.get(&name), Some(&kept));
+        assert_eq!(reopened.memory().messages.len(), 2);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_message_that_was_refused_later_gives_way_to_the_one_before_it() {
+        let folder = folder("back");
+        let mut journal = Journal::open(&folder).unwrap();
+        let (name, old) = message("old");
+        let refused = message("refused").1;
+        journal.message(name.clone(), refused.clone()).unwrap();
+        journal.take_back(name.clone(), &refused, Some(old.clone())).unwrap();
+        assert_eq!(journal.memory().messages.get(&name), Some(&old));
+        journal.take_back(name.clone(), &refused, None).unwrap();
+        assert_eq!(journal.memory().messages.get(&name), Some(&old));
+        journal.take_back(name.clone(), &old, None).unwrap();
+        assert!(Journal::open(&folder).unwrap().memory().messages.is_empty());
         fs::remove_dir_all(folder).unwrap();
     }
 

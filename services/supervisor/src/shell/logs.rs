@@ -17,6 +17,8 @@ use tokio::{net::unix::pipe, task::JoinHandle};
 const FILE_MAX: u64 = 256 * 1024;
 /// A pipe's whole buffer (pipe(7)): one read empties it.
 const READ_SIZE: usize = 64 * 1024;
+/// A pipe that was made as large as an ordinary process may (pipe(7): 1 MiB) is empty after so many.
+const FLUSH_READS: usize = 16;
 /// A longer line is cut into pieces of this size, each marked.
 const LINE_MAX: usize = 16 * 1024;
 
@@ -103,7 +105,12 @@ impl Pipe {
     }
 
     fn flush(&self) {
-        while self.read().is_ok() {}
+        // Somebody may go on writing for ever: a process that the instance left behind.
+        for _ in 0..FLUSH_READS {
+            if self.read().is_err() {
+                break;
+            }
+        }
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let text = lines.end(self.stream, daemon::clock::wall());
         self.keep(&text);
@@ -242,6 +249,26 @@ mod tests {
         let text = lines.take(&vec![b'x'; LINE_MAX + 10], Stream::Out, Duration::ZERO);
         assert!(text.ends_with(b"x\\\n"));
         assert_eq!(lines.rest.len(), 10);
+    }
+
+    #[tokio::test]
+    async fn a_pipe_that_somebody_fills_without_end_is_flushed_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+        let file = folder.path().join("log");
+        let drain = Drain::start(file.clone(), &[(Stream::Out, fifo.clone())]).unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut end = OpenOptions::new().write(true).open(fifo).unwrap();
+            // Ends when nobody reads any more.
+            while end.write_all(&[b'\n'; READ_SIZE]).is_ok() {}
+        });
+        drain.pipes[0].fifo.readable().await.unwrap();
+        drain.flush();
+        assert!(fs::metadata(file).unwrap().len() > 0);
+        drop(drain);
+        tokio::task::yield_now().await;
+        writer.join().unwrap();
     }
 
     #[test]

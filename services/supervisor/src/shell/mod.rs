@@ -6,14 +6,17 @@ mod calls;
 mod cgroup;
 mod channel;
 mod conditions;
+mod defining;
 mod definitions;
 mod environment;
 mod journal;
 mod logs;
+mod looking;
 mod merge;
 mod notify;
 mod objects;
 mod prepare;
+mod pressure;
 mod probe;
 mod reexec;
 mod reload;
@@ -45,6 +48,7 @@ use self::{
     channel::Received,
     definitions::Definitions,
     journal::Journal,
+    merge::Message,
     notify::{Line, Notification},
     objects::Object,
     prepare::Workshop,
@@ -55,6 +59,9 @@ use crate::machine::{Action, Event, Happening, Notice, Request, Supervisor};
 /// What arrives beside the keeper's reports; bounded, so that a flood of calls or notifications waits at its source.
 const INBOX: usize = 256;
 
+/// So many notifications may wait for the keeper; then nothing more is taken from the inbox, and who floods us waits.
+const HELD_MAX: usize = 256;
+
 /// How long running calls may take when the supervisor is replaced; longer ones are told to call again.
 const DRAIN_TIME: Duration = Duration::from_millis(200);
 
@@ -63,6 +70,8 @@ pub(crate) enum Inbound {
     Notification { slot: u32, notification: Notification },
     Call { object: Object, call: Incoming },
     ReloadDone { slot: u32, generation: u32, ok: bool },
+    /// The supervisor's binary on disk was tried; `id` is the caller's.
+    Tried { id: u64, result: Result<(), String> },
 }
 
 /// What a request to the keeper was about, until it is acknowledged.
@@ -99,6 +108,8 @@ enum Answer {
     Nothing,
     /// `service watchdog`: what holds now.
     Watchdog { service: Name, instance: Name },
+    /// A definition that is remembered already: what came and what was there before, should the machine refuse it.
+    Defined { service: Name, message: Box<Message>, before: Option<Box<Message>> },
 }
 
 /// The supervisor at work.
@@ -129,6 +140,8 @@ pub(crate) struct Shell {
     server: endpoint::Server,
     /// The keeper was told to leave.
     leaving: bool,
+    /// The supervisor on disk is being tried.
+    trying: bool,
     /// The next supervisor was asked for; the answer has to be written first.
     stopping_for_the_next: bool,
 }
@@ -167,7 +180,7 @@ impl Shell {
                     self.channel.receive(&mut reports)?;
                     self.take_reports(&mut reports);
                 }
-                _ = self.inbox.recv_many(&mut inbound, INBOX) => {
+                _ = self.inbox.recv_many(&mut inbound, INBOX), if self.held.len() < HELD_MAX => {
                     inbound.drain(..).for_each(|one| self.take(one));
                 }
                 _ = reload.recv() => self.read_definitions(),
@@ -263,6 +276,7 @@ impl Shell {
         match inbound {
             Inbound::Notification { slot, notification } => self.notified(slot, notification),
             Inbound::Call { object, call } => self.called(object, call),
+            Inbound::Tried { id, result } => self.tried(id, result),
             Inbound::ReloadDone { slot, generation, ok } => {
                 self.machine.handle_event(Event::ReloadDone { slot, generation, ok }, clock::now());
             }
@@ -380,11 +394,14 @@ impl Shell {
                 let holds = conditions::check(&service.conditions);
                 self.machine.handle_event(Event::Checked { slot, holds }, clock::now());
             }
+            Action::LookAtPressure { slot } => {
+                let starved = pressure::is_starved();
+                self.machine.handle_event(Event::Pressure { slot, starved }, clock::now());
+            }
             Action::Probe { slot, generation, kind } => {
                 if let Some(prepared) = self.workshop.slot(slot) {
-                    let environment = prepared.environment.clone();
-                    prepared.probe =
-                        Some(probe::start(slot, generation, kind, environment, self.back.clone()));
+                    let back = self.back.clone();
+                    prepared.probe = Some(probe::start(prepared, slot, generation, kind, back));
                 }
             }
             Action::ReloadCommand { slot, generation, command, timeout } => {
@@ -466,8 +483,13 @@ impl Shell {
             return;
         };
         match (result, answer) {
+            (Err(failure), Answer::Defined { service, message, before }) => {
+                // The journal says by itself that it can't be written.
+                drop(self.journal.take_back(service, &message, before.map(|before| *before)));
+                responder.fail(failure);
+            }
             (Err(failure), _) => responder.fail(failure),
-            (Ok(()), Answer::Nothing) => responder.reply(&serde_json::Value::Null),
+            (Ok(()), Answer::Nothing | Answer::Defined { .. }) => responder.reply(&serde_json::Value::Null),
             (Ok(()), Answer::Watchdog { service, instance }) => {
                 responder.reply(&self.watchdog_of(&service, &instance));
             }
@@ -475,8 +497,12 @@ impl Shell {
     }
 }
 
+/// For the log. procd's names say the same as ours, so they are for who wants to see everything.
 fn publish(happening: &Happening) {
-    tracing::info!("{} {}", happening.topic, happening.data);
+    match happening.topic.starts_with("instance.") {
+        true => tracing::debug!("{} {}", happening.topic, happening.data),
+        false => tracing::info!("{} {}", happening.topic, happening.data),
+    }
 }
 
 async fn sleep_until(deadline: Option<std::time::Instant>) {

@@ -23,6 +23,8 @@ use crate::machine::Notice;
 
 /// systemd's own limit of a notification.
 const DATAGRAM_MAX: usize = 4096;
+/// More assignments of one message are not looked at: each may cost a request to the keeper.
+const LINES_MAX: usize = 16;
 /// More descriptors in one message than this are closed (sd_pid_notify_with_fds allows 253).
 const DESCRIPTORS_MAX: usize = 32;
 /// Longest status text that is kept, in bytes.
@@ -145,7 +147,12 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Notification> {
             descriptors.extend(received);
         }
     }
-    Ok(Notification { generation: None, lines: parse(&bytes[..got.bytes]), descriptors })
+    let lines = parse(&bytes[..got.bytes]);
+    // Those of a flood would fill our descriptor table while they wait. One without FDSTORE may be a barrier, whose end says
+    // that everything before it was read.
+    let stored = lines.iter().any(|line| matches!(line, Line::Store { .. }));
+    descriptors.truncate(if stored { DESCRIPTORS_MAX } else { 1 });
+    Ok(Notification { generation: None, lines, descriptors })
 }
 
 /// The lines that mean something to us; others are allowed and ignored (sd_notify(3): "unknown assignments").
@@ -180,6 +187,7 @@ fn parse(bytes: &[u8]) -> Vec<Line> {
                 _ => return None,
             })
         })
+        .take(LINES_MAX)
         .collect()
 }
 
@@ -230,6 +238,29 @@ mod tests {
         assert_eq!(parse(b"FDSTORE=1\nFDNAME=a:b"), [Line::Store { name: "stored".into() }]);
         assert_eq!(parse(b"FDSTOREREMOVE=1\nFDNAME=x"), [Line::Remove { name: "x".into() }]);
         assert_eq!(parse(b"FDSTOREREMOVE=1"), []);
+    }
+
+    #[test]
+    fn only_descriptors_that_are_to_be_stored_are_kept() {
+        use std::os::fd::AsFd as _;
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let send = |text: &str| {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+            let mut beside = rustix::net::SendAncillaryBuffer::new(&mut space);
+            let descriptors = [theirs.as_fd(); 3];
+            assert!(beside.push(rustix::net::SendAncillaryMessage::ScmRights(&descriptors)));
+            let text = [io::IoSlice::new(text.as_bytes())];
+            rustix::net::sendmsg(&theirs, &text, &mut beside, rustix::net::SendFlags::empty())
+                .unwrap();
+            receive(ours.as_fd()).unwrap().descriptors.len()
+        };
+        assert_eq!(send("READY=1"), 1);
+        assert_eq!(send("FDSTORE=1"), 3);
+    }
+
+    #[test]
+    fn one_message_has_a_limit_of_assignments() {
+        assert_eq!(parse("MAINPID=1\n".repeat(400).as_bytes()).len(), LINES_MAX);
     }
 
     #[test]

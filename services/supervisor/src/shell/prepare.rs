@@ -11,6 +11,7 @@ use std::{
         unix::fs::{DirBuilderExt as _, FileTypeExt as _, chown},
     },
     path::{Path, PathBuf},
+    process::Stdio,
     sync::Arc,
 };
 
@@ -25,7 +26,7 @@ use protocol::{
 };
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, SealFlags, mknodat};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
+use tokio::{process::Command, sync::mpsc};
 
 use super::{
     Inbound,
@@ -77,10 +78,28 @@ impl Prepared {
         &self.service.instances[&self.instance]
     }
 
+    /// A command of the definition, as the instance's user and in its surroundings: nothing of it is run with more rights than
+    /// the service has, whose files may decide what it does.
+    pub(crate) fn command(&self, command: &[String]) -> Command {
+        let process = &self.settings().process;
+        let mut child = Command::new(command.first().map_or("", String::as_str));
+        child
+            .args(command.iter().skip(1))
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(&process.directory)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        if let Some(user) = &process.user {
+            child.uid(user.uid).gid(user.gid);
+        }
+        child
+    }
+
     /// procd's `pidfile`; a service that only wants to be supervised isn't stopped because the file can't be written.
     pub(crate) fn write_pidfile(&self, pid: i32) {
         if let Some(path) = &self.settings().process.pidfile
-            && let Err(error) = fs::write(path, format!("{pid}\n"))
+            && let Err(error) = write_anew(path, &format!("{pid}\n"))
         {
             tracing::warn!("service {}: pid file {}: {error}", self.service.name, path.display());
         }
@@ -155,43 +174,51 @@ impl Workshop {
         let settings =
             service.instances.get(&instance).context("the service has no such instance")?;
         let process = settings.process.clone();
-        if service.core {
-            self.make_own_folders(&service.name, &process)?;
-        }
-        let old = self.slots.remove(&slot);
-        let stored =
-            old.as_ref().map(|old| old.stored.clone()).unwrap_or_else(|| self.stored_of(slot));
-        let (probe, drain, listener, newline, old_sockets) = match old {
-            Some(old) => (old.probe, old.drain, old.notify, old.newline, old.sockets),
-            None => (None, None, None, None, Vec::new()),
+        let mut prepared = match self.slots.remove(&slot) {
+            Some(old) => Prepared { service, instance, disposition, ..old },
+            None => Prepared {
+                service,
+                instance,
+                disposition,
+                probe: None,
+                environment: Vec::new(),
+                drain: None,
+                notify: None,
+                newline: None,
+                sockets: Vec::new(),
+                stored: self.stored_of(slot),
+            },
         };
-        let sockets = self.open_sockets(slot, &process.sockets, old_sockets, channel)?;
-        let notify = wants_notify(&process).then(|| self.place("notify", slot));
-        let names = sockets.iter().map(|(_, socket)| socket.name.clone());
-        let names = names.chain(stored.iter().map(|(_, name)| name.clone())).collect();
-        let environment = environment::of_instance(
+        let told = self.prepare(slot, &mut prepared, &process, channel);
+        // Kept also when something is missing: an instance that runs is still read from, and its sockets are still ours.
+        self.slots.insert(slot, prepared);
+        told
+    }
+
+    /// What a running instance needs comes first, because it needs it even where the rest fails.
+    fn prepare(
+        &mut self,
+        slot: u32,
+        prepared: &mut Prepared,
+        process: &Process,
+        channel: &mut Channel,
+    ) -> anyhow::Result<(u32, Vec<String>)> {
+        self.open_streams(slot, prepared, process, channel)?;
+        if prepared.service.core {
+            self.make_own_folders(&prepared.service.name, process)?;
+        }
+        self.open_sockets(slot, &process.sockets, &mut prepared.sockets, channel)?;
+        let notify = wants_notify(process).then(|| self.place("notify", slot));
+        let names = prepared.sockets.iter().map(|(_, socket)| socket.name.clone());
+        let names = names.chain(prepared.stored.iter().map(|(_, name)| name.clone())).collect();
+        prepared.environment = environment::of_instance(
             &self.places,
-            (&service.name, &instance),
-            &process,
+            (&prepared.service.name, &prepared.instance),
+            process,
             notify.as_deref(),
             names,
         )?;
-        let mut prepared = Prepared {
-            service,
-            instance,
-            probe,
-            environment,
-            disposition,
-            drain,
-            notify: listener,
-            newline,
-            sockets,
-            stored,
-        };
-        self.open_streams(slot, &mut prepared, &process, channel)?;
-        let told = self.tell_keeper(slot, &prepared, &process, channel);
-        self.slots.insert(slot, prepared);
-        told
+        self.tell_keeper(slot, prepared, process, channel)
     }
 
     /// A daemon of the suite has a folder of its own in RUN_DIR and in STATE_DIR, whoever it runs as.
@@ -233,20 +260,21 @@ impl Workshop {
 
     /// Nobody will serve them: turns waiting callers away and closes the listening sockets.
     pub(crate) fn release(&mut self, slot: u32, channel: &mut Channel) {
-        let Some(prepared) = self.slots.get_mut(&slot) else { return };
-        if let Some(path) = &prepared.settings().process.pidfile {
-            // Somebody may have removed it already.
-            let _ = fs::remove_file(path);
-        }
-        for (name, socket) in std::mem::take(&mut prepared.sockets) {
-            if let Some(listener) = self.deposits.remove(&name) {
-                sockets::turn_away(&listener);
+        let mut open = Vec::new();
+        if let Some(prepared) = self.slots.get_mut(&slot) {
+            if let Some(path) = &prepared.settings().process.pidfile {
+                // Somebody may have removed it already.
+                let _ = fs::remove_file(path);
             }
-            sockets::unlink(&socket);
-            if let Ok(name) = DepositName::new(&name) {
-                channel.send(&Request::Withdraw { name }, Vec::new());
-            }
+            open = std::mem::take(&mut prepared.sockets);
         }
+        for name in self.listening(slot) {
+            if let Some(listener) = self.deposits.get(&name) {
+                sockets::turn_away(listener);
+            }
+            self.withdraw(&name, channel);
+        }
+        open.iter().for_each(|(_, socket)| sockets::unlink(socket));
     }
 
     /// Keeps a descriptor that the service stored; `false` where its definition doesn't allow (any more of) it.
@@ -267,8 +295,11 @@ impl Workshop {
             prepared.stored.iter().all(|(taken, _)| *taken != deposit)
         });
         let deposit = format!("s{slot}/f{}/{name}", free.unwrap_or(0));
-        prepared.stored.push((deposit.clone(), name.to_owned()));
-        self.deposit(deposit, descriptor, channel)?;
+        // First deposited, then named: a plan that names what is not there could not be spawned.
+        self.deposit(deposit.clone(), descriptor, channel)?;
+        if let Some(prepared) = self.slots.get_mut(&slot) {
+            prepared.stored.push((deposit, name.to_owned()));
+        }
         self.define_again(slot, channel).map(|()| true)
     }
 
@@ -284,6 +315,10 @@ impl Workshop {
             std::mem::take(&mut prepared.stored).into_iter().partition(|(_, its)| its == name);
         prepared.stored = kept;
         let gone: Vec<(String, String)> = gone;
+        if gone.is_empty() {
+            // Asked for again and again this would be a flood of new plans.
+            return Ok(());
+        }
         // The new plan first: one that names a withdrawn descriptor couldn't be spawned.
         self.define_again(slot, channel)?;
         for (deposit, _) in gone {
@@ -346,30 +381,46 @@ impl Workshop {
     }
 
     /// The definition's sockets: those that are there stay, others are bound, those that are no longer wanted are closed.
+    /// `open` names what is there, whatever fails.
     fn open_sockets(
         &mut self,
         slot: u32,
         wanted: &[Socket],
-        old: Vec<(String, Socket)>,
+        open: &mut Vec<(String, Socket)>,
         channel: &mut Channel,
-    ) -> anyhow::Result<Vec<(String, Socket)>> {
+    ) -> anyhow::Result<()> {
         let wanted: Vec<_> =
             wanted.iter().map(|socket| (socket_deposit(slot, socket), socket.clone())).collect();
-        for (name, socket) in old {
+        for (_, socket) in open.extract_if(.., |old| !wanted.contains(old)) {
+            sockets::unlink(&socket);
+        }
+        // By their names in the keeper: a supervisor before us may have held some that its successor never wanted.
+        for name in self.listening(slot) {
             if wanted.iter().all(|(kept, _)| *kept != name) {
                 self.withdraw(&name, channel);
-                sockets::unlink(&socket);
             }
         }
-        for (name, socket) in &wanted {
-            if !self.deposits.contains_key(name) {
-                let listener = sockets::open(socket).with_context(|| {
-                    format!("socket {:?}: listen on {:?}", socket.name, socket.listen)
-                })?;
-                self.deposit(name.clone(), listener, channel)?;
+        open.clone_from(&wanted);
+        for (at, (name, socket)) in wanted.iter().enumerate() {
+            if self.deposits.contains_key(name) {
+                continue;
+            }
+            let bound = sockets::open(socket)
+                .with_context(|| format!("socket {:?}: listen on {:?}", socket.name, socket.listen))
+                .and_then(|listener| self.deposit(name.clone(), listener, channel));
+            if let Err(error) = bound {
+                // What was not bound is somebody else's, and must not be unlinked as ours.
+                open.truncate(at);
+                return Err(error);
             }
         }
-        Ok(wanted)
+        Ok(())
+    }
+
+    /// The names of a slot's listening sockets in the keeper.
+    fn listening(&self, slot: u32) -> Vec<String> {
+        let prefix = format!("s{slot}/l");
+        self.deposits.keys().filter(|name| name.starts_with(&prefix)).cloned().collect()
     }
 
     /// Log pipes, readiness pipe and notify socket, as far as the definition wants them.
@@ -568,6 +619,17 @@ fn make_fifo(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     }
 }
 
+/// Makes a file anew in the place of whatever is there: its folder may be the service's own, who could have put a symbolic link
+/// to any file of the system there, or a pipe that nobody reads.
+fn write_anew(path: &Path, text: &str) -> io::Result<()> {
+    use io::Write as _;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::File::create_new(path)?.write_all(text.as_bytes())
+}
+
 /// A memfd that nobody can change any more.
 fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     use io::Write as _;
@@ -591,6 +653,23 @@ mod tests {
         assert!(!wants_notify(&plain));
         let nice = Process { nice: Some(5), ..Process::default() };
         assert!(executor(&nice, Path::new("/x")).is_some());
+    }
+
+    #[test]
+    fn a_pid_file_is_never_written_through_what_is_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let precious = folder.path().join("precious");
+        fs::write(&precious, "precious").unwrap();
+        let pidfile = folder.path().join("a.pid");
+        std::os::unix::fs::symlink(&precious, &pidfile).unwrap();
+        write_anew(&pidfile, "1\n").unwrap();
+        write_anew(&pidfile, "2\n").unwrap();
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(&pidfile).unwrap(), "2\n");
+        let fifo = folder.path().join("fifo");
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        write_anew(&fifo, "3\n").unwrap();
+        assert_eq!(fs::read_to_string(&fifo).unwrap(), "3\n");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::{net::TcpStream, process::Command, sync::mpsc, task::JoinHandle};
 use super::{
     Inbound,
     notify::{Line, Notification},
+    prepare::Prepared,
 };
 use crate::{machine::Notice, settings::ReadinessKind};
 
@@ -31,17 +32,22 @@ impl Drop for Probe {
     }
 }
 
-/// Starts looking. `environment` is the service's, for commands.
+/// Starts looking; a command is run as the instance's user.
 pub(crate) fn start(
+    prepared: &Prepared,
     slot: u32,
     generation: u32,
     kind: ReadinessKind,
-    environment: Vec<(String, String)>,
     inbox: mpsc::Sender<Inbound>,
 ) -> Probe {
+    let mut command = match &kind {
+        ReadinessKind::Command(command) => prepared.command(command),
+        _ => Command::new(""),
+    };
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     Probe(tokio::spawn(async move {
         let mut interval = INTERVAL_MIN;
-        while !tokio::time::timeout(LOOK_MAX, is_ready(&kind, &environment)).await.unwrap_or(false)
+        while !tokio::time::timeout(LOOK_MAX, is_ready(&kind, &mut command)).await.unwrap_or(false)
         {
             tokio::time::sleep(interval).await;
             interval = INTERVAL_MAX.min(interval * 2);
@@ -54,11 +60,11 @@ pub(crate) fn start(
     }))
 }
 
-async fn is_ready(kind: &ReadinessKind, environment: &[(String, String)]) -> bool {
+async fn is_ready(kind: &ReadinessKind, command: &mut Command) -> bool {
     match kind {
         ReadinessKind::Tcp(address) => TcpStream::connect(address).await.is_ok(),
         ReadinessKind::Unix(path) => accepts(path),
-        ReadinessKind::Command(command) => succeeds(command, environment).await,
+        ReadinessKind::Command(_) => command.status().await.is_ok_and(|status| status.success()),
         // These say it themselves; the machine asks for no probe.
         ReadinessKind::Exec | ReadinessKind::Notify | ReadinessKind::Fd(_) => false,
     }
@@ -72,19 +78,4 @@ fn accepts(path: &Path) -> bool {
         socket_with(AddressFamily::UNIX, kind, flags, None)
             .is_ok_and(|socket| matches!(connect(&socket, &address), Ok(()) | Err(Errno::AGAIN)))
     })
-}
-
-async fn succeeds(command: &[String], environment: &[(String, String)]) -> bool {
-    let Some((program, args)) = command.split_first() else { return false };
-    Command::new(program)
-        .args(args)
-        .env_clear()
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .status()
-        .await
-        .is_ok_and(|status| status.success())
 }

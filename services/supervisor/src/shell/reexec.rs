@@ -2,57 +2,58 @@
 //!
 //! Nothing has to be carried over by exec: the keeper hands everything to the next supervisor, as after a crash.
 
-use std::{
-    io::Read as _,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{ffi::OsString, process::Stdio, time::Duration};
 
 use daemon::places::Places;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::{io::AsyncReadExt as _, process::Command, sync::mpsc};
 
-use super::{definitions::Definitions, journal::Journal, start::programs};
+use super::{Inbound, definitions::Definitions, journal::Journal, start::programs};
 
 /// How long the new binary may take to read the state.
-const PROBE_TIME: Duration = Duration::from_secs(5);
+const TRIAL_TIME: Duration = Duration::from_secs(5);
+/// As much is kept of what it says.
+const WORDS_MAX: u64 = 16 * 1024;
 
-/// Lets the binary on disk read the journal and the definitions, without changing anything.
-///
-/// # Errors
-/// Why it must not be started.
-pub(crate) fn probe(definitions: &Definitions) -> Result<(), String> {
+/// Lets the binary on disk read the state, without changing anything and beside the loop; it comes back as
+/// [`Inbound::Tried`].
+pub(crate) fn try_binary(definitions: &Definitions, id: u64, inbox: mpsc::Sender<Inbound>) {
+    let arguments = definitions.arguments();
+    tokio::spawn(async move {
+        let result = tried(arguments).await;
+        // Nobody listens where the supervisor is leaving anyway.
+        let _ = inbox.send(Inbound::Tried { id, result }).await;
+    });
+}
+
+/// Why it must not be started, if so.
+async fn tried(arguments: Vec<OsString>) -> Result<(), String> {
     let binary = programs().map_err(|error| format!("{error:#}"))?.join("vestal-supervisor");
     let refused = |why: String| {
         format!("{} is not started: {why}; the running supervisor stays", binary.display())
     };
     let mut child = Command::new(&binary)
         .arg("--check-state")
-        .args(definitions.arguments())
+        .args(arguments)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        .kill_on_drop(true)
         .spawn()
         .map_err(|error| refused(error.to_string()))?;
-    let (Some(stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+    let Some(stderr) = child.stderr.take() else {
         return Err(refused("its output can't be read".to_owned()));
     };
-    // The end of its output is the end of the process, and can be waited for with a limit.
-    let limit = Timespec::try_from(PROBE_TIME).ok();
-    let ended = poll(&mut [PollFd::new(&stdout, PollFlags::HUP)], limit.as_ref());
-    if ended != Ok(1) {
-        // It is our own child and can't be reused as a pid before we wait for it.
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(refused(format!("it did not read the state within {PROBE_TIME:?}")));
+    let mut said = Vec::new();
+    let mut stderr = stderr.take(WORDS_MAX);
+    let ended = async { tokio::join!(stderr.read_to_end(&mut said), child.wait()).1 };
+    match tokio::time::timeout(TRIAL_TIME, ended).await {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => {
+            Err(refused(format!("{status}: {}", String::from_utf8_lossy(&said).trim())))
+        }
+        Ok(Err(error)) => Err(refused(error.to_string())),
+        Err(_) => Err(refused(format!("it did not read the state within {TRIAL_TIME:?}"))),
     }
-    let status = child.wait().map_err(|error| refused(error.to_string()))?;
-    if status.success() {
-        return Ok(());
-    }
-    let mut text = String::new();
-    // What it said is worth having; that it said nothing readable is no second error.
-    let _ = stderr.read_to_string(&mut text);
-    Err(refused(format!("{status}: {}", text.trim())))
 }
 
 /// `--check-state`: can this binary read what the running supervisor remembers?

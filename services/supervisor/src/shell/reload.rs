@@ -1,8 +1,8 @@
 //! Runs an instance's reload command, as the instance's user, with a time limit, beside the loop.
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
-use tokio::{process::Command, sync::mpsc};
+use tokio::sync::mpsc;
 
 use super::{Inbound, prepare::Prepared};
 
@@ -15,19 +15,8 @@ pub(crate) fn run(
     timeout: Duration,
     inbox: mpsc::Sender<Inbound>,
 ) {
-    let process = &prepared.settings().process;
     let name = format!("{}.{}", prepared.service.name, prepared.instance);
-    let mut child = Command::new(command.first().map_or("", String::as_str));
-    child
-        .args(command.iter().skip(1))
-        .env_clear()
-        .envs(prepared.environment.iter().map(|(name, value)| (name, value)))
-        .current_dir(&process.directory)
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    if let Some(user) = &process.user {
-        child.uid(user.uid).gid(user.gid);
-    }
+    let mut child = prepared.command(&command);
     tokio::spawn(async move {
         let ended = tokio::time::timeout(timeout, child.status()).await;
         let ok = match ended {

@@ -6,15 +6,12 @@
 
 use std::{
     io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{FileTypeExt as _, PermissionsExt as _},
-    },
+    os::{fd::OwnedFd, unix::fs::FileTypeExt as _},
     path::Path,
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    fs::{Mode, fchmod},
     io::Errno,
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, connect,
@@ -52,18 +49,29 @@ pub(crate) fn unix(path: &Path, kind: UnixKind, mode: u32) -> io::Result<OwnedFd
     };
     let address = SocketAddrUnix::new(path)?;
     let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
-    if let Err(error) = bind(&socket, &address) {
+    if let Err(error) = bind_with(&socket, &address, mode) {
         if error != Errno::ADDRINUSE || !is_dead(path, kind, &address)? {
             return Err(error.into());
         }
         std::fs::remove_file(path)?;
-        bind(&socket, &address)?;
+        bind_with(&socket, &address, mode)?;
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     if kind != SocketType::DGRAM {
         listen(&socket, BACKLOG)?;
     }
     Ok(socket)
+}
+
+/// Binds so that the file has its mode from the first moment. By its path it could only be given afterwards, and in a folder
+/// that somebody else owns the path may be a symbolic link to any file by then.
+fn bind_with(socket: &OwnedFd, address: &SocketAddrUnix, mode: u32) -> Result<(), Errno> {
+    // The kernel gives the file the mode of the socket's own inode, less the umask. One thread runs here: nobody else makes
+    // a file meanwhile.
+    fchmod(socket, Mode::from_raw_mode(mode & 0o777))?;
+    let umask = rustix::process::umask(Mode::empty());
+    let bound = bind(socket, address);
+    rustix::process::umask(umask);
+    bound
 }
 
 /// Removes the file of a Unix socket that is no longer held.
@@ -76,12 +84,12 @@ pub(crate) fn unlink(socket: &Socket) {
 
 /// Accepts and closes what waits in the backlog, so that callers learn now, and not by a time-out, that nobody will come.
 pub(crate) fn turn_away(listener: &OwnedFd) {
-    let no_wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Not by looking first: who waits may be gone, or taken by a process that still has the socket, before we accept.
+    if rustix::io::ioctl_fionbio(listener, true).is_err() {
+        return;
+    }
     for _ in 0..BACKLOG {
-        let waiting = &mut [PollFd::new(listener, PollFlags::IN)];
-        if poll(waiting, Some(&no_wait)) != Ok(1)
-            || acceptfrom_with(listener, SocketFlags::CLOEXEC).is_err()
-        {
+        if acceptfrom_with(listener, SocketFlags::CLOEXEC).is_err() {
             return;
         }
     }
@@ -108,6 +116,30 @@ fn inet(address: std::net::SocketAddr, kind: SocketType) -> io::Result<OwnedFd> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_has_its_mode_whatever_the_umask_is() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        for mode in [0o600, 0o660, 0o666] {
+            let path = folder.path().join(format!("{mode:o}"));
+            let _socket = unix(&path, UnixKind::Stream, mode).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+        }
+    }
+
+    #[test]
+    fn callers_are_turned_away_and_nobody_is_waited_for() {
+        use std::io::Read as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = unix(&path, UnixKind::Stream, 0o600).unwrap();
+        let mut caller = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        turn_away(&listener);
+        assert_eq!(caller.read(&mut [0; 1]).unwrap(), 0);
+        // A blocking accept would never come back from here.
+        turn_away(&listener);
+    }
 
     #[test]
     fn a_dead_sockets_file_is_replaced_and_a_living_one_is_not() {

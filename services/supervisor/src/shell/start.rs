@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc, time
 
 use anyhow::{Context as _, bail, ensure};
 use daemon::{Context, clock, places::Places};
-use protocol::keeper::{Report, Request as Order, SlotState, VERSION};
+use protocol::keeper::{Phase, Report, Request as Order, SlotState, VERSION};
 use tokio::sync::mpsc;
 
 use super::{
@@ -22,6 +22,9 @@ use crate::machine::{Event, Request, Supervisor};
 /// A keeper that says nothing for so long is not one.
 const HANDOVER_TIME: Duration = Duration::from_secs(10);
 
+/// Notifications that a socket holds while nobody reads.
+const DATAGRAMS: &str = "512";
+
 /// What the keeper said first.
 struct Handover {
     keeper_pid: i32,
@@ -37,11 +40,14 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
     let handover = tokio::time::timeout(HANDOVER_TIME, take_over(&mut channel))
         .await
         .context("the keeper handed nothing over in time")??;
+    if handover.pid_one {
+        allow_notifications();
+    }
     let (back, inbox) = mpsc::channel(INBOX);
     let places = daemon.places.clone();
     let journal = Journal::open(&places.run.join("supervisor"))
         .with_context(|| format!("open the journal in {}", places.run.display()))?;
-    let rescue = daemon.options.has("rescue");
+    let rescue = daemon.options.has("rescue") && needs_rescue(&handover);
     let mut definitions = Definitions::new(&places, &programs()?, rescue);
     let cgroups = Cgroups::find(&places.run, handover.pid_one);
     let executor = programs()?.join("vestal-exec");
@@ -74,11 +80,18 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
         supervisor_starts: handover.supervisor_starts,
         server,
         leaving: false,
+        trying: false,
         stopping_for_the_next: false,
     };
     shell.order(&Order::Starts, Pending::Starts);
     shell.take_ring();
     Ok(shell)
+}
+
+/// The rescue set is for a machine on which nothing else is left: the definitions of what runs would not be in it, so that it
+/// would be stopped.
+fn needs_rescue(handover: &Handover) -> bool {
+    handover.pid_one && handover.slots.values().all(|state| state.phase == Phase::Idle)
 }
 
 /// Everything that a supervisor before us had decided, and everything that is wanted now.
@@ -166,6 +179,15 @@ async fn take_over(channel: &mut Channel) -> anyhow::Result<Handover> {
         if ended && let Some(handover) = handover.take() {
             return Ok(handover);
         }
+    }
+}
+
+/// The kernel queues 11 datagrams for a socket otherwise: a service that says more while no supervisor lives would wait for us.
+/// Counts for sockets that are made later, so it comes before any of ours.
+fn allow_notifications() {
+    let path = "/proc/sys/net/unix/max_dgram_qlen";
+    if let Err(error) = std::fs::write(path, DATAGRAMS) {
+        tracing::warn!("{path} can't be set to {DATAGRAMS}: {error}");
     }
 }
 

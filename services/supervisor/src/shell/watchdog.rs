@@ -7,10 +7,10 @@ use endpoint::Incoming;
 use protocol::{
     failure::{Code, Failure},
     keeper::{Outcome, Request as Order, Watchdog as Settings},
+    system,
     time::Moment,
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Answer, Pending, Shell, Waiting};
 
@@ -28,16 +28,6 @@ pub(crate) struct Watchdog {
     /// The keeper opened the device.
     open: bool,
     renewed: Moment,
-}
-
-/// procd's arguments; all optional.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Args {
-    frequency: Option<u16>,
-    timeout: Option<u16>,
-    magicclose: Option<bool>,
-    stop: Option<bool>,
 }
 
 impl Default for Watchdog {
@@ -59,12 +49,15 @@ impl Watchdog {
     }
 
     /// procd's rules: the frequency is at most half the time-out, a time-out is more than the frequency.
-    fn change(&mut self, args: &Args) {
+    fn change(&mut self, args: &system::Watchdog) {
+        // The device counts in 16 bits; more than 18 hours is not meant.
+        let seconds = |asked: u32| u16::try_from(asked).unwrap_or(u16::MAX).max(1);
         if let Some(timeout) = args.timeout {
-            self.settings.timeout_s = timeout.max(1);
+            self.settings.timeout_s = seconds(timeout);
         }
         if let Some(frequency) = args.frequency {
-            self.settings.frequency_s = frequency.max(1);
+            let frequency = seconds(frequency);
+            self.settings.frequency_s = frequency;
             if self.settings.timeout_s <= frequency {
                 self.settings.timeout_s = frequency.saturating_mul(2);
             }
@@ -75,25 +68,24 @@ impl Watchdog {
         self.settings.run = !args.stop.unwrap_or(!self.settings.run);
     }
 
-    fn state(&self) -> Value {
-        let status = match (self.open, self.settings.run) {
-            (true, _) => "running",
-            (false, false) => "stopped",
-            (false, true) => "offline",
-        };
-        json!({
-            "status": status,
-            "timeout": self.settings.timeout_s,
-            "frequency": self.settings.frequency_s,
-            "magicclose": self.settings.magic_close,
-        })
+    fn state(&self) -> system::WatchdogReply {
+        system::WatchdogReply {
+            status: match (self.open, self.settings.run) {
+                (true, _) => system::WatchdogStatus::Running,
+                (false, false) => system::WatchdogStatus::Stopped,
+                (false, true) => system::WatchdogStatus::Offline,
+            },
+            timeout: self.settings.timeout_s.into(),
+            frequency: self.settings.frequency_s.into(),
+            magicclose: self.settings.magic_close,
+        }
     }
 }
 
 impl Shell {
     /// `system watchdog`: without arguments tells, with arguments changes.
     pub(crate) fn watchdog_call(&mut self, call: Incoming) {
-        let args: Args = match call.parse() {
+        let args: system::Watchdog = match call.parse() {
             Ok(args) => args,
             Err(failure) => return call.responder.fail(failure),
         };
@@ -152,11 +144,11 @@ mod tests {
     #[test]
     fn procds_limits_of_frequency_and_timeout_hold() {
         let mut watchdog = Watchdog::default();
-        watchdog.change(&Args { frequency: Some(40), ..Args::default() });
+        watchdog.change(&system::Watchdog { frequency: Some(40), ..Default::default() });
         assert_eq!((watchdog.settings.timeout_s, watchdog.settings.frequency_s), (80, 40));
-        watchdog.change(&Args { timeout: Some(10), ..Args::default() });
+        watchdog.change(&system::Watchdog { timeout: Some(10), ..Default::default() });
         assert_eq!((watchdog.settings.timeout_s, watchdog.settings.frequency_s), (10, 5));
-        watchdog.change(&Args { stop: Some(true), ..Args::default() });
+        watchdog.change(&system::Watchdog { stop: Some(true), ..Default::default() });
         assert!(!watchdog.settings.run);
     }
 }

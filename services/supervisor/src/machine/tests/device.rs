@@ -34,6 +34,8 @@ pub(super) struct Device {
     /// Throw the machine away before this many more actions were carried out.
     pub(super) cut_after: Option<usize>,
     names: BTreeMap<u32, String>,
+    /// What the shell would find when it looks at the machine's pressure.
+    pub(super) starved: bool,
 }
 
 impl Device {
@@ -54,6 +56,7 @@ impl Device {
             last_id: 0,
             cut_after: None,
             names: BTreeMap::new(),
+            starved: false,
         };
         device.take_over();
         device.calm();
@@ -157,6 +160,10 @@ impl Device {
                 self.keeper.forget(slot);
             }
             Action::Release { slot } => self.log.push(format!("release {}", self.names[&slot])),
+            Action::LookAtPressure { slot } => {
+                let starved = self.starved;
+                self.machine.handle_event(Event::Pressure { slot, starved }, self.now);
+            }
             Action::Check { slot, .. } => self.log.push(format!("check {slot}")),
             Action::Probe { slot, .. } => self.log.push(format!("probe {}", self.names[&slot])),
             Action::ReloadCommand { slot, .. } => {

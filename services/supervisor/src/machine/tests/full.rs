@@ -8,7 +8,7 @@ use super::*;
 fn many() -> Vec<Arc<Service>> {
     let names: Vec<u32> = (0..SLOTS_MAX).collect();
     let services = names.chunks(256).enumerate().map(|(n, numbers)| {
-        let named = |number: &u32| (name(&format!("i{number:04}")), instance());
+        let named = |number: &u32| (name(&format!("i{number:04}")), Box::new(instance()));
         with(&format!("many{n}"), |service| service.instances = numbers.iter().map(named).collect())
     });
     services.collect()

@@ -59,7 +59,7 @@ fn service(text: &str) -> Service {
         conflicts: Vec::new(),
         conditions: Vec::new(),
         core: false,
-        instances: BTreeMap::from([(name("instance1"), instance())]),
+        instances: BTreeMap::from([(name("instance1"), Box::new(instance()))]),
         data: serde_json::Map::new(),
         triggers: Vec::new(),
         validate: Vec::new(),

@@ -130,7 +130,7 @@ fn a_reload_signal_replaces_the_restart_and_the_old_one_counts() {
 fn set_ends_what_it_does_not_name_and_add_keeps_it() {
     let two = |names: [&str; 2]| {
         message("web", |service| {
-            service.instances = names.map(|text| (name(text), instance())).into();
+            service.instances = names.map(|text| (name(text), Box::new(instance()))).into();
         })
     };
     let mut device = Device::with([]);
@@ -175,7 +175,7 @@ fn a_deleted_service_is_gone_when_its_process_is() {
 #[test]
 fn unconfirmed_instances_end_with_the_update() {
     let one = |text: &str| {
-        message("web", |service| service.instances = [(name(text), instance())].into())
+        message("web", |service| service.instances = [(name(text), Box::new(instance()))].into())
     };
     let mut device = Device::with([]);
     set(&mut device, one("a"));

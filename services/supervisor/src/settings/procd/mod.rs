@@ -107,7 +107,7 @@ pub(crate) fn read(message: &Value, context: &Context) -> Result<Message, Failur
             (Ok(instance), Some(table)) => {
                 let keys = Attributes::new(&prefix, table, &mut ignored);
                 let core = CORE.contains(&name.as_str());
-                instances.insert(instance, instance::read(keys, context, core));
+                instances.insert(instance, Box::new(instance::read(keys, context, core)));
             }
             (Err(error), _) => ignored.push(format!("instances.{key}: {error}")),
             (_, None) => ignored.push(format!("instances.{key}: not a table")),

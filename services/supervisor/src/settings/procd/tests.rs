@@ -15,7 +15,7 @@ fn message(value: &Value) -> Message {
 /// The one instance of a message, and what was ignored.
 fn instance(keys: &Value) -> (Instance, Vec<String>) {
     let service = message(&json!({ "name": "s", "instances": { "a": keys } })).service;
-    (service.instances.into_values().next().unwrap(), service.ignored)
+    (*service.instances.into_values().next().unwrap(), service.ignored)
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod tests;
 
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -33,6 +34,22 @@ pub(crate) struct Loaded {
     pub(crate) problems: Vec<Problem>,
     /// Built-in services that this device doesn't have, with the reason, for `status`.
     pub(crate) skipped: Vec<(Name, String)>,
+    copies: Vec<(OsString, String)>,
+}
+
+impl Loaded {
+    /// What is to be kept as last good copies: texts that read well and are new. Taken out, to be written by [`keep_copies`].
+    pub(crate) fn take_copies(&mut self) -> Vec<(OsString, String)> {
+        std::mem::take(&mut self.copies)
+    }
+}
+
+/// Writes last good copies into `folder`. It may take as long as the disk likes: not to be done where something waits.
+///
+/// # Errors
+/// A folder or disk that takes nothing.
+pub(crate) fn keep_copies(folder: &Path, copies: &[(OsString, String)]) -> io::Result<()> {
+    files::replace(folder, copies)
 }
 
 /// A file that `check` has read.
@@ -167,9 +184,8 @@ impl Reading<'_> {
         if files::read_text(&copy, FILE_MAX).is_ok_and(|kept| kept == text) {
             return;
         }
-        if let Err(error) = files::replace(&copy, text) {
-            let text = format!("the last good copy can't be written: {error}");
-            self.loaded.problems.push(Problem::of_file(&copy, text));
+        if let Some(name) = copy.file_name() {
+            self.loaded.copies.push((name.to_owned(), text.to_owned()));
         }
     }
 
@@ -242,6 +258,8 @@ impl Reading<'_> {
         let enabled = self.reads.into_iter().filter(|read| read.enabled).map(|read| read.service);
         let services = set::consistent(enabled.collect(), &mut self.loaded.problems);
         self.loaded.services = services.into_iter().map(Arc::new).collect();
+        // The rest of what was read is let go of.
+        self.loaded.services.shrink_to_fit();
         self.loaded
     }
 }

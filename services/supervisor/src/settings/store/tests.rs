@@ -40,7 +40,12 @@ impl Device {
     }
 
     fn load(&self) -> Loaded {
-        load(Some(&self.folder()), &self.copies(), &self.context)
+        let mut loaded = load(Some(&self.folder()), &self.copies(), &self.context);
+        let copies = loaded.take_copies();
+        if !copies.is_empty() {
+            keep_copies(&self.copies(), &copies).unwrap();
+        }
+        loaded
     }
 }
 

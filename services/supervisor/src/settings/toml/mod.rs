@@ -173,7 +173,7 @@ fn instances(
     service: &Name,
     context: &Context,
     core: bool,
-) -> BTreeMap<Name, Instance> {
+) -> BTreeMap<Name, Box<Instance>> {
     let mut tables: Vec<(Name, Table<'_>, Option<Item<'_>>)> = Vec::new();
     match top.get("instances") {
         None => {
@@ -217,7 +217,7 @@ fn instances(
         }
         let process = process::process(&table, &surroundings, &mut errors, &mut shown);
         let policy = policy::policy(&table, &surroundings, process.oneshot);
-        (name, Instance { process, policy, shown, errors })
+        (name, Box::new(Instance { process, policy, shown, errors }))
     };
     tables.into_iter().map(read).collect()
 }

@@ -24,7 +24,7 @@ fn service(text: &str) -> Service {
 }
 
 fn only(text: &str) -> Instance {
-    service(&format!("command = [\"/bin/x\"]\n{text}")).instances[&name("instance1")].clone()
+    (*service(&format!("command = [\"/bin/x\"]\n{text}")).instances[&name("instance1")]).clone()
 }
 
 fn printed(problems: &[Problem]) -> String {

@@ -1,0 +1,129 @@
+//! What callers see of services: procd's `list` and `get_data`, and a report of what is wrong.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use daemon::clock;
+use protocol::{name::Name, service, time::Moment};
+use serde_json::{Map, Value, json};
+
+use super::Shell;
+use crate::{listing, machine::InstanceView};
+
+impl Shell {
+    pub(crate) fn list(&self, args: &service::List) -> Value {
+        let name = args.name.as_ref();
+        let now = clock::now();
+        let mut views: BTreeMap<Name, BTreeMap<Name, listing::InstanceView>> = BTreeMap::new();
+        for view in self.machine.view(name) {
+            let of_service = views.entry(view.service.name.clone()).or_default();
+            of_service.insert(view.instance.clone(), seen(&view, now));
+        }
+        let none = BTreeMap::new();
+        let entries = self
+            .machine
+            .definitions()
+            .map(|service| (&**service, views.get(&service.name).unwrap_or(&none)));
+        listing::list(entries, name.map(Name::as_str), args.verbose)
+    }
+
+    /// procd's `get_data`: `{service: {"*": service data, instance: instance data}}`, empty tables left out; with a type only
+    /// that key of each. `instance` doesn't filter "*".
+    pub(crate) fn get_data(&self, args: &service::GetData) -> Value {
+        let mut found = Map::new();
+        for service in self.machine.definitions() {
+            if args.name.as_ref().is_some_and(|name| service.name != *name) {
+                continue;
+            }
+            let mut tables = Map::new();
+            let mut put = |key: &str, data: &Map<String, Value>| {
+                let of_type = |(key, value): (&String, &Value)| {
+                    args.kind
+                        .as_ref()
+                        .is_none_or(|wanted| wanted == key)
+                        .then(|| (key.clone(), value.clone()))
+                };
+                let data: Map<_, _> = data.iter().filter_map(of_type).collect();
+                if !data.is_empty() {
+                    tables.insert(key.to_owned(), Value::Object(data));
+                }
+            };
+            put("*", &service.data);
+            for (name, instance) in &service.instances {
+                if let (true, Some(Value::Object(data))) = (
+                    args.instance.as_ref().is_none_or(|wanted| wanted == name),
+                    instance.shown.get("data"),
+                ) {
+                    put(name.as_str(), data);
+                }
+            }
+            if !tables.is_empty() {
+                found.insert(service.name.to_string(), Value::Object(tables));
+            }
+        }
+        Value::Object(found)
+    }
+
+    /// procd's answer to `service watchdog`.
+    pub(crate) fn watchdog_of(&self, service: &Name, instance: &Name) -> service::WatchdogReply {
+        let views = self.machine.view(Some(service));
+        let view = views.iter().find(|view| view.instance == *instance);
+        let period = view.and_then(|view| view.watchdog).unwrap_or_default();
+        service::WatchdogReply {
+            name: service.clone(),
+            instance: instance.clone(),
+            mode: view.and_then(|view| view.watchdog_mode).unwrap_or(0),
+            timeout: u32::try_from(period.as_secs()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// `service report`: what is wrong with definitions, and who runs.
+    pub(crate) fn report(&self) -> Value {
+        json!({
+            "problems": self.definitions.problems(),
+            "skipped": self.definitions.skipped(),
+            "supervisor": { "pid": std::process::id(), "starts": self.supervisor_starts },
+            "keeper": { "pid": self.keeper_pid, "pid_one": self.pid_one, "starts": self.keeper_starts },
+            "endpoint": self.server.counters(),
+        })
+    }
+}
+
+/// The machine's view of an instance, in the words of the listing.
+fn seen(view: &InstanceView, now: Moment) -> listing::InstanceView {
+    let last_exit = match view.detail.is_empty() {
+        true => view.reason.clone(),
+        false if view.detail.contains(&view.reason) => view.detail.clone(),
+        false => format!("{}; {}", view.detail, view.reason),
+    };
+    let ready = matches!(view.state, "ready" | "reloading");
+    listing::InstanceView {
+        running: view.running,
+        pid: if view.running { view.slot.pid } else { 0 },
+        exit_code: view.exit_code,
+        state: view.state,
+        ready,
+        generation: view.slot.generation,
+        restarts: view.restarts,
+        respawn_count: view.respawns,
+        uptime_ms: view.running.then(|| milliseconds(now.since(view.slot.spawned_at))),
+        last_exit,
+        status_text: view.status.clone(),
+        errno: view.errno,
+        wanted: view.wanted,
+        times: [view.times.wanted_at, view.times.spawned_at, view.times.ready_at]
+            .map(|time| time.map(|time| time.0 / 1_000_000)),
+        health: match (view.slot.suspended, view.watchdog) {
+            (true, _) => "suspended",
+            (false, Some(_)) if view.running => "ok",
+            _ => "",
+        },
+        watchdog: view.watchdog.map(|period| {
+            let seconds = u32::try_from(period.as_secs()).unwrap_or(u32::MAX);
+            (view.watchdog_mode.unwrap_or(0), seconds)
+        }),
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
