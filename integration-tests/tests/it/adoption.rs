@@ -117,16 +117,24 @@ pub(crate) fn own_programs(device: &Device) -> PathBuf {
     let folder = device.folder().join("bin");
     fs::create_dir(&folder).unwrap();
     for name in ["vestal-keeper", "vestal-supervisor", "vestal-exec", "vestalctl", "vestal-demo"] {
-        fs::copy(testkit::binary(name), folder.join(name)).unwrap();
+        copy(&testkit::binary(name), &folder.join(name));
     }
     folder
+}
+
+/// By another process: what this one has open for writing, a child of a test beside it has too until it executes, and a
+/// program that is open for writing can't be executed ("text file busy").
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let status = std::process::Command::new("cp").args([from, to]).status().unwrap();
+    assert!(status.success(), "copy {from:?} to {to:?}: {status}");
 }
 
 /// Replaces a program as an upgrade does: the running one keeps its file.
 pub(crate) fn replace(path: &std::path::Path, with: &[u8]) {
     use std::os::unix::fs::PermissionsExt as _;
-    let fresh = path.with_extension("new");
-    fs::write(&fresh, with).unwrap();
+    let (text, fresh) = (path.with_extension("text"), path.with_extension("new"));
+    fs::write(&text, with).unwrap();
+    copy(&text, &fresh);
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
     fs::rename(&fresh, path).unwrap();
 }

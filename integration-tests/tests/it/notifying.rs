@@ -115,6 +115,27 @@ fn a_named_main_process_that_dies_takes_the_first_one_with_it() {
 }
 
 #[test]
+fn a_process_that_hands_over_and_waits_for_the_barrier_may_leave() {
+    let mut device = Device::new();
+    let names: Vec<String> = (0..8).map(|number| format!("forks{number}")).collect();
+    for name in &names {
+        // The store only because a service without one, and without readiness, has no notify socket.
+        device.define(name, &(demo(&["hand-over", "barrier", "exit=0"]) + "fd-store = 1\n"));
+    }
+    device.start();
+    for name in &names {
+        let child = until("only the child is left", || {
+            let all = device.processes(name);
+            (all.len() == 1 && all[0].command.starts_with("vestal-demo-child")).then(|| all[0].pid)
+        });
+        let seen = until("it is the main process", || {
+            Some(device.instance(name, "instance1")).filter(|seen| seen["pid"] == child)
+        });
+        assert_eq!((&seen["state"], &seen["generation"]), (&"ready".into(), &1.into()), "{seen}");
+    }
+}
+
+#[test]
 fn a_stranger_can_not_be_named_as_main_process() {
     let device = device_with(&[("victim", demo(&[]))]);
     let victim = device.until_pid("victim");

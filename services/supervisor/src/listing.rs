@@ -73,7 +73,10 @@ fn listed(service: &Service, views: &BTreeMap<Name, InstanceView>, verbose: bool
         .into_iter()
         .map(|name| {
             let view = views.get(name).unwrap_or(&never);
-            (name.to_string(), instance(service.instances.get(name).map(|boxed| &**boxed), view, verbose))
+            (
+                name.to_string(),
+                instance(service.instances.get(name).map(|boxed| &**boxed), view, verbose),
+            )
         })
         .collect();
     if !instances.is_empty() {

@@ -1,10 +1,13 @@
-//! The environment of an instance, and where its program is found.
+//! How an instance's program is started: its environment, where it is found, and whether the executor has work to do.
 
 use std::{collections::BTreeMap, io, path::Path};
 
 use anyhow::Context as _;
 use daemon::places::Places;
-use protocol::name::Name;
+use protocol::{
+    keeper::plan::{ExecSettings, Executor},
+    name::Name,
+};
 
 use crate::settings::{Process, files};
 
@@ -98,6 +101,30 @@ fn assignments(text: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
+/// Only what needs it goes through the executor: everything else is spawned directly.
+pub(crate) fn executor(process: &Process, path: &Path) -> Option<Executor> {
+    let own = rustix::process::geteuid().as_raw();
+    let user = process.user.as_ref().filter(|user| own == 0 || user.uid != own);
+    let settings = ExecSettings {
+        uid: user.map(|user| user.uid),
+        gid: user.map(|user| user.gid),
+        groups: user.map(|user| user.groups.clone()),
+        nice: process.nice,
+        oom_score_adj: process.oom_score_adj,
+        limits: process.limits.iter().map(|(limit, (soft, hard))| (*limit, *soft, *hard)).collect(),
+        capabilities: process.capabilities,
+        no_new_privileges: process.no_new_privileges,
+        umask: process.umask,
+        read_only_paths: process
+            .read_only_paths
+            .iter()
+            .map(|path| path.to_string_lossy().into_owned())
+            .collect(),
+    };
+    (settings != ExecSettings::default())
+        .then(|| Executor { path: path.to_string_lossy().into_owned(), settings })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +146,13 @@ mod tests {
         let read: Vec<_> = assignments(text).collect();
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(read, [pair("A", "1"), pair("B", "two words"), pair("C", "x=y")]);
+    }
+
+    #[test]
+    fn plain_services_need_no_executor() {
+        let plain = Process::default();
+        assert_eq!(executor(&plain, Path::new("/x")), None);
+        let nice = Process { nice: Some(5), ..Process::default() };
+        assert!(executor(&nice, Path::new("/x")).is_some());
     }
 }

@@ -16,12 +16,14 @@ mod merge;
 mod notify;
 mod objects;
 mod prepare;
+mod prepared;
 mod pressure;
 mod probe;
 mod reexec;
 mod reload;
 mod ring;
 mod sockets;
+mod special_files;
 mod start;
 mod watchdog;
 
@@ -67,11 +69,24 @@ const DRAIN_TIME: Duration = Duration::from_millis(200);
 
 /// Something from a task beside the loop.
 pub(crate) enum Inbound {
-    Notification { slot: u32, notification: Notification },
-    Call { object: Object, call: Incoming },
-    ReloadDone { slot: u32, generation: u32, ok: bool },
+    Notification {
+        slot: u32,
+        notification: Notification,
+    },
+    Call {
+        object: Object,
+        call: Incoming,
+    },
+    ReloadDone {
+        slot: u32,
+        generation: u32,
+        ok: bool,
+    },
     /// The supervisor's binary on disk was tried; `id` is the caller's.
-    Tried { id: u64, result: Result<(), String> },
+    Tried {
+        id: u64,
+        result: Result<(), String>,
+    },
 }
 
 /// What a request to the keeper was about, until it is acknowledged.
@@ -81,6 +96,10 @@ enum Pending {
         slot: u32,
     },
     Define {
+        slot: u32,
+    },
+    /// The instance named another process as its main one.
+    Main {
         slot: u32,
     },
     /// Nothing was asked; a held notification goes on when the answer is there.
@@ -267,6 +286,10 @@ impl Shell {
                     self.owner(slot)
                 );
             }
+            (Pending::Main { slot }, outcome) => tracing::warn!(
+                "{}: the process that it named as its main one is not taken: {outcome:?}",
+                self.owner(slot)
+            ),
             (Pending::Other(what), outcome) => tracing::debug!("keeper: {what}: {outcome:?}"),
             (Pending::Starts, outcome) => tracing::debug!("keeper: starts: {outcome:?}"),
         }
@@ -284,16 +307,26 @@ impl Shell {
     }
 
     /// A notification arrived. What says "I am ready" may be read before the keeper's report that a new process was spawned:
-    /// it waits until the keeper has answered, which it does only after it has told all that happened to the slot.
+    /// it waits until the keeper has answered, which it does only after it has told all that happened to the slot. What the
+    /// instance said after that waits too: a barrier must not overtake what it stands behind.
     fn notified(&mut self, slot: u32, notification: Notification) {
         if let Some(generation) = notification.generation {
             return self.deliver(slot, generation, notification);
         }
         // 0: the first report of this slot has not come yet.
         let generation = self.states.get(&slot).map_or(0, |state| state.generation);
-        if !notification.lines.iter().any(Line::is_of_a_generation) {
-            return self.deliver(slot, generation, notification);
+        let of_slot =
+            |one: &Pending| matches!(one, Pending::Notification { slot: its } if *its == slot);
+        let mut before = self.held.keys().filter_map(|sequence| self.pending.get(sequence));
+        let waits = notification.lines.iter().any(Line::is_of_a_generation) || before.any(of_slot);
+        match waits {
+            true => self.hold(slot, generation, notification),
+            false => self.deliver(slot, generation, notification),
         }
+    }
+
+    /// Keeps a notification until the keeper has done everything that it was asked before.
+    fn hold(&mut self, slot: u32, generation: u32, notification: Notification) {
         let nothing = Order::Signal { slot, generation, signal: 0, tree: false };
         let sequence = self.order(&nothing, Pending::Notification { slot });
         self.held.insert(sequence, notification);
@@ -324,12 +357,19 @@ impl Shell {
                 }
             }
         }
-        // What is left was sent without FDSTORE, or is a barrier: closing it is the answer.
+        // What is left was sent without FDSTORE, or is a barrier: closing it is the answer. Who named another main process
+        // may leave as soon as it is closed, so the keeper has to know that process first.
+        let is_main = |one: &Pending| matches!(one, Pending::Main { slot: its } if *its == slot);
+        let descriptors: Vec<_> = descriptors.collect();
+        if !descriptors.is_empty() && self.pending.values().any(is_main) {
+            let barrier = Notification { generation: None, lines: Vec::new(), descriptors };
+            self.hold(slot, generation, barrier);
+        }
     }
 
     fn main_pid(&mut self, slot: u32, generation: u32, pid: i32) {
         if self.states.get(&slot).is_some_and(|state| state.pid != pid) {
-            self.order(&Order::Main { slot, generation, pid }, Pending::Other("main pid"));
+            self.order(&Order::Main { slot, generation, pid }, Pending::Main { slot });
         }
     }
 
@@ -489,7 +529,9 @@ impl Shell {
                 responder.fail(failure);
             }
             (Err(failure), _) => responder.fail(failure),
-            (Ok(()), Answer::Nothing | Answer::Defined { .. }) => responder.reply(&serde_json::Value::Null),
+            (Ok(()), Answer::Nothing | Answer::Defined { .. }) => {
+                responder.reply(&serde_json::Value::Null)
+            }
             (Ok(()), Answer::Watchdog { service, instance }) => {
                 responder.reply(&self.watchdog_of(&service, &instance));
             }

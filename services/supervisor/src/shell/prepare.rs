@@ -8,39 +8,35 @@ use std::{
     fs, io,
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt as _, FileTypeExt as _, chown},
+        unix::fs::{DirBuilderExt as _, chown},
     },
-    path::{Path, PathBuf},
-    process::Stdio,
+    path::PathBuf,
     sync::Arc,
 };
 
 use anyhow::Context as _;
 use daemon::places::Places;
 use protocol::{
-    keeper::{
-        DepositName, Disposition, Request,
-        plan::{ExecSettings, Executor, Plan},
-    },
+    keeper::{DepositName, Disposition, Request, plan::Plan},
     name::Name,
 };
-use rustix::fs::{CWD, FileType, MemfdFlags, Mode, SealFlags, mknodat};
 use sha2::{Digest as _, Sha256};
-use tokio::{process::Command, sync::mpsc};
+use tokio::sync::mpsc;
 
 use super::{
     Inbound,
     cgroup::Cgroups,
     channel::Channel,
-    environment,
+    environment::{self, executor},
     logs::{Drain, Stream},
-    notify::{self, Listener},
-    probe::Probe,
+    notify,
+    prepared::Prepared,
     sockets,
+    special_files::{make_fifo, sealed},
 };
 use crate::{
     machine::identity,
-    settings::{Instance, Process, ReadinessKind, Service, Socket, UnixKind},
+    settings::{Process, ReadinessKind, Service, Socket, UnixKind},
 };
 
 /// The folders of all slots, the sockets that the keeper holds for us, and the cgroups.
@@ -53,64 +49,6 @@ pub(crate) struct Workshop {
     deposits: BTreeMap<String, OwnedFd>,
     slots: BTreeMap<u32, Prepared>,
     inbox: mpsc::Sender<Inbound>,
-}
-
-/// What one slot has.
-pub(crate) struct Prepared {
-    pub(crate) service: Arc<Service>,
-    pub(crate) instance: Name,
-    pub(crate) probe: Option<Probe>,
-    /// As the process gets it, for probes and reload commands.
-    pub(crate) environment: Vec<(String, String)>,
-    disposition: Disposition,
-    drain: Option<Drain>,
-    notify: Option<Listener>,
-    newline: Option<Listener>,
-    /// Names of the deposited sockets that belong to the definition, in the order of their descriptors.
-    sockets: Vec<(String, Socket)>,
-    /// Names of what the service stored (FDSTORE), with the name it gave.
-    stored: Vec<(String, String)>,
-}
-
-impl Prepared {
-    /// The settings that this slot was prepared for.
-    pub(crate) fn settings(&self) -> &Instance {
-        &self.service.instances[&self.instance]
-    }
-
-    /// A command of the definition, as the instance's user and in its surroundings: nothing of it is run with more rights than
-    /// the service has, whose files may decide what it does.
-    pub(crate) fn command(&self, command: &[String]) -> Command {
-        let process = &self.settings().process;
-        let mut child = Command::new(command.first().map_or("", String::as_str));
-        child
-            .args(command.iter().skip(1))
-            .env_clear()
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .current_dir(&process.directory)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        if let Some(user) = &process.user {
-            child.uid(user.uid).gid(user.gid);
-        }
-        child
-    }
-
-    /// procd's `pidfile`; a service that only wants to be supervised isn't stopped because the file can't be written.
-    pub(crate) fn write_pidfile(&self, pid: i32) {
-        if let Some(path) = &self.settings().process.pidfile
-            && let Err(error) = write_anew(path, &format!("{pid}\n"))
-        {
-            tracing::warn!("service {}: pid file {}: {error}", self.service.name, path.display());
-        }
-    }
-
-    /// The process has ended: keeps the last of what it printed.
-    pub(crate) fn flush_log(&self) {
-        if let Some(drain) = &self.drain {
-            drain.flush();
-        }
-    }
 }
 
 impl Workshop {
@@ -211,14 +149,16 @@ impl Workshop {
         let notify = wants_notify(process).then(|| self.place("notify", slot));
         let names = prepared.sockets.iter().map(|(_, socket)| socket.name.clone());
         let names = names.chain(prepared.stored.iter().map(|(_, name)| name.clone())).collect();
-        prepared.environment = environment::of_instance(
+        let environment = environment::of_instance(
             &self.places,
             (&prepared.service.name, &prepared.instance),
             process,
             notify.as_deref(),
             names,
         )?;
-        self.tell_keeper(slot, prepared, process, channel)
+        let told = self.tell_keeper(slot, prepared, process, &environment, channel);
+        prepared.environment = if prepared.has_commands() { environment } else { Vec::new() };
+        told
     }
 
     /// A daemon of the suite has a folder of its own in RUN_DIR and in STATE_DIR, whoever it runs as.
@@ -493,6 +433,7 @@ impl Workshop {
         slot: u32,
         prepared: &Prepared,
         process: &Process,
+        environment: &[(String, String)],
         channel: &mut Channel,
     ) -> anyhow::Result<(u32, Vec<String>)> {
         let null = || "/dev/null".to_owned();
@@ -501,13 +442,9 @@ impl Workshop {
             false => null(),
         };
         let plan = Plan {
-            programs: environment::programs(&process.command, &prepared.environment),
+            programs: environment::programs(&process.command, environment),
             argv: process.command.clone(),
-            env: prepared
-                .environment
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
+            env: environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
             directory: process.directory.to_string_lossy().into_owned(),
             stdin: null(),
             stdout: pipe(process.stdout, "out"),
@@ -579,98 +516,9 @@ fn socket_deposit(slot: u32, socket: &Socket) -> String {
     format!("s{slot}/l{hash}")
 }
 
-/// Only what needs it goes through the executor: everything else is spawned directly.
-fn executor(process: &Process, path: &Path) -> Option<Executor> {
-    let own = rustix::process::geteuid().as_raw();
-    let user = process.user.as_ref().filter(|user| own == 0 || user.uid != own);
-    let settings = ExecSettings {
-        uid: user.map(|user| user.uid),
-        gid: user.map(|user| user.gid),
-        groups: user.map(|user| user.groups.clone()),
-        nice: process.nice,
-        oom_score_adj: process.oom_score_adj,
-        limits: process.limits.iter().map(|(limit, (soft, hard))| (*limit, *soft, *hard)).collect(),
-        capabilities: process.capabilities,
-        no_new_privileges: process.no_new_privileges,
-        umask: process.umask,
-        read_only_paths: process
-            .read_only_paths
-            .iter()
-            .map(|path| path.to_string_lossy().into_owned())
-            .collect(),
-    };
-    (settings != ExecSettings::default())
-        .then(|| Executor { path: path.to_string_lossy().into_owned(), settings })
-}
-
-/// A FIFO that belongs to the service, so that it may open `/dev/stdout` itself.
-fn make_fifo(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_fifo() => {}
-        Ok(_) => {
-            fs::remove_file(path)?;
-            mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
-        }
-        Err(_) => mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?,
-    }
-    match owner {
-        Some((uid, gid)) => chown(path, Some(uid), Some(gid)),
-        None => Ok(()),
-    }
-}
-
-/// Makes a file anew in the place of whatever is there: its folder may be the service's own, who could have put a symbolic link
-/// to any file of the system there, or a pipe that nobody reads.
-fn write_anew(path: &Path, text: &str) -> io::Result<()> {
-    use io::Write as _;
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::File::create_new(path)?.write_all(text.as_bytes())
-}
-
-/// A memfd that nobody can change any more.
-fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
-    use io::Write as _;
-    let memfd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut file = fs::File::from(memfd);
-    file.write_all(bytes)?;
-    let memfd = OwnedFd::from(file);
-    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&memfd, seals)?;
-    Ok(memfd)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn plain_services_need_no_executor_and_no_notify_socket() {
-        let plain = Process::default();
-        assert_eq!(executor(&plain, Path::new("/x")), None);
-        assert!(!wants_notify(&plain));
-        let nice = Process { nice: Some(5), ..Process::default() };
-        assert!(executor(&nice, Path::new("/x")).is_some());
-    }
-
-    #[test]
-    fn a_pid_file_is_never_written_through_what_is_in_its_place() {
-        let folder = tempfile::tempdir().unwrap();
-        let precious = folder.path().join("precious");
-        fs::write(&precious, "precious").unwrap();
-        let pidfile = folder.path().join("a.pid");
-        std::os::unix::fs::symlink(&precious, &pidfile).unwrap();
-        write_anew(&pidfile, "1\n").unwrap();
-        write_anew(&pidfile, "2\n").unwrap();
-        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
-        assert_eq!(fs::read_to_string(&pidfile).unwrap(), "2\n");
-        let fifo = folder.path().join("fifo");
-        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
-        write_anew(&fifo, "3\n").unwrap();
-        assert_eq!(fs::read_to_string(&fifo).unwrap(), "3\n");
-    }
 
     #[test]
     fn another_address_is_another_socket() {

@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, process::Command, sync::mpsc, task::JoinHandle};
 use super::{
     Inbound,
     notify::{Line, Notification},
-    prepare::Prepared,
+    prepared::Prepared,
 };
 use crate::{machine::Notice, settings::ReadinessKind};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{Inbound, prepare::Prepared};
+use super::{Inbound, prepared::Prepared};
 
 /// Starts the command; its end comes back as [`Inbound::ReloadDone`].
 pub(crate) fn run(
