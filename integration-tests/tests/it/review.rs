@@ -128,12 +128,27 @@ fn a_probes_command_has_no_more_rights_than_its_service() {
 #[test]
 fn a_set_that_is_refused_does_not_come_back_with_the_next_supervisor() {
     let device = device_with(&[]);
-    let instances: serde_json::Map<_, _> = (0..2000)
-        .map(|number| (format!("i{number}"), serde_json::json!({ "command": ["/bin/true"] })))
-        .collect();
-    let message = serde_json::json!({ "name": "many", "instances": instances }).to_string();
-    let refused = device.ctl(&["call", "service", "set", &message]);
-    assert!(!refused.status.success(), "{refused:?}");
+    // None is too large by itself; together they need more slots than there are.
+    let set = |name: &str| {
+        let instances: serde_json::Map<_, _> = (0..250)
+            .map(|number| (format!("i{number}"), serde_json::json!({ "command": ["/bin/true"] })))
+            .collect();
+        let message =
+            serde_json::json!({ "name": name, "autostart": false, "instances": instances });
+        device.ctl(&["call", "service", "set", &message.to_string()])
+    };
+    for number in 0..8 {
+        let filler = set(&format!("filler{number}"));
+        assert!(filler.status.success(), "{filler:?}");
+    }
+    let refused = set("many");
+    assert!(refused.stderr.contains("are free"), "{refused:?}");
+    // Room again for a few: what is added now is added to nothing, neither now nor later to what was refused.
+    device.ctl_ok(&["service", "delete", "filler0"]);
+    let one = r#"{"name": "many", "instances": {"one": {"command": ["/bin/sleep", "1000"]}}}"#;
+    device.ctl_ok(&["call", "service", "add", one]);
     replace_supervisor(&device);
-    assert!(device.json(&["service", "list"]).get("many").is_none());
+    let found = device.json(&["service", "list"]);
+    let instances = found["many"]["instances"].as_object().expect("it was accepted");
+    assert_eq!(instances.keys().collect::<Vec<_>>(), ["one"]);
 }
