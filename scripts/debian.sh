@@ -22,7 +22,9 @@ need_packages() {
     "${as_root[@]}" chmod 755 "$policy"
     made=yes
   fi
-  "${as_root[@]}" apt-get update -q
-  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -qy --no-install-recommends "${missing[@]}"
+  local failed=0
+  "${as_root[@]}" apt-get update -q || failed=$?
+  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -qy --no-install-recommends "${missing[@]}" || failed=$?
   if [ -n "$made" ]; then "${as_root[@]}" rm -f "$policy"; fi
+  return "$failed"
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use protocol::{
-    frame::{self, FDS_MAX, FrameError},
+    frame::{self, BODY_MAX, FDS_MAX, FrameError, HEADER},
     message::Message,
 };
 use rustix::net::{
@@ -70,17 +70,29 @@ pub(crate) trait Sink {
 }
 
 /// The reading half.
-#[derive(Default)]
 pub(crate) struct Inbox {
     /// The beginning of a frame that is not complete.
     partial: Vec<u8>,
+    /// As much of an incomplete frame is kept; a longer one ends the connection.
+    partial_max: usize,
     /// How many bytes of the stream came before `partial`.
     consumed: u64,
     /// Descriptors no frame has claimed yet, and where in the stream the read ended that brought them.
     fds: VecDeque<(u64, Vec<OwnedFd>)>,
 }
 
+impl Default for Inbox {
+    fn default() -> Self {
+        Self::keeping(HEADER + BODY_MAX)
+    }
+}
+
 impl Inbox {
+    /// An inbox that keeps at most so many bytes of a frame that isn't complete.
+    pub(crate) fn keeping(partial_max: usize) -> Self {
+        Self { partial: Vec::new(), partial_max, consumed: 0, fds: VecDeque::new() }
+    }
+
     /// Reads once and gives every complete frame to `sink`. Pending when the socket has nothing.
     pub(crate) fn poll_read(
         &mut self,
@@ -146,6 +158,13 @@ impl Inbox {
                 partial.drain(..used);
             }
             self.partial = partial;
+        }
+        if self.partial.len() > self.partial_max {
+            let text = format!(
+                "a frame of more than {} bytes is not taken from this user",
+                self.partial_max
+            );
+            return Err(Violation::Unexpected(text).into());
         }
         if self.fds.len() > 1 {
             return Err(unannounced(self.fds.len()).into());
@@ -305,5 +324,31 @@ impl Outbox {
             self.sent += rustix::net::send(socket, bytes, flags)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_incomplete_frame_is_kept_up_to_its_limit_only() {
+        struct Nobody;
+        impl Sink for Nobody {
+            fn message(
+                &mut self,
+                _: u32,
+                _: Message<'_>,
+                _: Vec<OwnedFd>,
+            ) -> Result<(), Violation> {
+                Ok(())
+            }
+        }
+        // A call of 1,000 bytes, of which only the beginning comes.
+        let mut begun = b"VE\x01\x04\x01\0\0\0\xe8\x03\0\0".to_vec();
+        begun.resize(100, 0);
+        assert!(Inbox::keeping(100).take(&begun, Vec::new(), &mut Nobody).is_ok());
+        let refused = Inbox::keeping(99).take(&begun, Vec::new(), &mut Nobody);
+        assert!(matches!(refused, Err(ReadError::Violation(Violation::Unexpected(_)))));
     }
 }

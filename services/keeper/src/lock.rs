@@ -27,9 +27,12 @@ pub(crate) enum Refused {
 
 /// Takes the lock, and writes our pid into it.
 pub(crate) fn take(path: &Path, now: fn() -> Moment) -> Result<OwnedFd, Refused> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let io = |error: Errno| Refused::Io(error.into());
-    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(io)?;
+    // Whoever can open it can lock it: only ours, also where the file is there already with another mode.
+    let mode = Mode::RUSR | Mode::WUSR;
+    let file = rustix::fs::open(path, flags, mode).map_err(io)?;
+    rustix::fs::fchmod(&file, mode).map_err(io)?;
     let began = now();
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

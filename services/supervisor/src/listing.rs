@@ -19,7 +19,7 @@ pub(crate) struct InstanceView {
     pub(crate) state: &'static str,
     pub(crate) ready: bool,
     pub(crate) generation: u32,
-    /// Respawns since the last explicit start.
+    /// How often it was respawned since it was defined, or since the boot.
     pub(crate) restarts: u32,
     /// procd's count of runs shorter than the threshold, or ours of crashes since it was ready for long.
     pub(crate) respawn_count: u32,

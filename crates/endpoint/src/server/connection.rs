@@ -69,6 +69,10 @@ impl Connection {
         stream: UnixStream,
         now: Instant,
     ) -> Self {
+        let inbox = match shared.is_trusted(link.caller.uid) {
+            true => Inbox::default(),
+            false => Inbox::keeping(shared.settings.strangers_frame_max),
+        };
         let session = Session {
             shared,
             link,
@@ -78,15 +82,7 @@ impl Connection {
             earliest: None,
             said_goodbye: false,
         };
-        Self {
-            stream,
-            inbox: Inbox::default(),
-            session,
-            timer: None,
-            armed: None,
-            frame_since: None,
-            stalled: None,
-        }
+        Self { stream, inbox, session, timer: None, armed: None, frame_since: None, stalled: None }
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) {

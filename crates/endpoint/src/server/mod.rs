@@ -49,6 +49,9 @@ pub struct Settings {
     pub connections_per_user: usize,
     /// Connections in all.
     pub connections: usize,
+    /// Bytes of an incomplete frame that are kept for a user who is neither root nor ours: times the connections of a user,
+    /// that is the memory which somebody without any rights can take.
+    pub strangers_frame_max: usize,
     /// Calls of one connection that have no answer yet.
     pub calls_per_connection: usize,
     /// Bytes that wait for a slow reader before it is disconnected.
@@ -68,6 +71,7 @@ impl Default for Settings {
             queue: 64,
             connections_per_user: 256,
             connections: 16_384,
+            strangers_frame_max: 64 << 10,
             calls_per_connection: 256,
             output_max: 16 << 20,
             stall: Duration::from_secs(30),
@@ -143,6 +147,7 @@ struct Shared {
     router: Router,
     counters: Counts,
     nonce: [u8; 16],
+    own_uid: u32,
     connections: Mutex<Connections>,
     /// A connection closed, or draining began.
     changed: Notify,
@@ -167,6 +172,7 @@ impl Server {
             settings,
             counters: Counts::default(),
             nonce: accept::nonce()?,
+            own_uid: rustix::process::geteuid().as_raw(),
             connections: Mutex::default(),
             changed: Notify::new(),
         };
@@ -260,6 +266,10 @@ impl Server {
 }
 
 impl Shared {
+    fn is_trusted(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.own_uid
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Connections> {
         self.connections.lock().expect("nothing panics while it holds the connections")
     }

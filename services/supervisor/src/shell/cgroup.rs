@@ -61,20 +61,22 @@ impl Cgroups {
         let group = self.path(service, instance);
         let fresh = make_anew(&group)?;
         let wanted = [
-            ("memory.max", limits.memory.map(|bytes| bytes.to_string())),
-            ("pids.max", limits.pids.map(|count| count.to_string())),
-            ("cpu.max", limits.cpu_percent.map(cpu_max)),
+            // All of it or nothing: half a service after an out-of-memory kill is worse than a restart.
+            ("memory.oom.group", limits.memory.map(|_| "1".to_owned()), "0"),
+            ("memory.max", limits.memory.map(|bytes| bytes.to_string()), "max"),
+            ("pids.max", limits.pids.map(|count| count.to_string()), "max"),
+            ("cpu.max", limits.cpu_percent.map(cpu_max), "max"),
         ];
-        if wanted.iter().any(|(_, value)| value.is_some()) {
+        if wanted.iter().any(|(_, value, _)| value.is_some()) {
             enable_controllers(&self.base.join(service.escaped()));
         }
         let mut missing = Vec::new();
-        for (file, value) in wanted {
+        for (file, value, default) in wanted {
             if fresh && value.is_none() {
                 continue;
             }
             // A limit that was taken out of a running instance's definition goes back to the kernel's default.
-            let text = value.as_deref().unwrap_or("max");
+            let text = value.as_deref().unwrap_or(default);
             if let (Err(error), true) = (fs::write(group.join(file), text), value.is_some()) {
                 missing.push(format!("{file} = {text} is not enforced: {error}"));
             }

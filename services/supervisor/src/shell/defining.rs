@@ -78,12 +78,9 @@ impl Shell {
     /// A deleted service, or instance, must not come back with the next supervisor.
     pub(crate) fn deleted(&mut self, name: &Name, instance: Option<&Name>) {
         let kept = match (self.journal.memory().messages.get(name), instance) {
-            (Some(Message::Procd(message)), Some(instance)) => {
-                let mut message = message.clone();
-                if let Some(Value::Object(instances)) = message.get_mut("instances") {
-                    instances.remove(instance.as_str());
-                }
-                self.journal.message(name.clone(), Message::Procd(message))
+            (Some(message), Some(instance)) => {
+                let message = message.clone().without(instance);
+                self.journal.message(name.clone(), message)
             }
             (Some(_), None) => self.journal.deleted(name.clone()),
             _ => Ok(()),

@@ -69,6 +69,26 @@ impl Message {
         }
     }
 
+    /// This message as if it had never named that instance.
+    pub(crate) fn without(mut self, instance: &Name) -> Self {
+        match &mut self {
+            Self::Procd(message) => {
+                if let Some(Value::Object(instances)) = message.get_mut("instances") {
+                    instances.remove(instance.as_str());
+                }
+            }
+            Self::Toml { text, .. } => {
+                if let Ok(mut table) = text.parse::<::toml::Table>()
+                    && let Some(::toml::Value::Table(instances)) = table.get_mut("instances")
+                {
+                    instances.remove(instance.as_str());
+                    *text = table.to_string();
+                }
+            }
+        }
+        self
+    }
+
     /// This message on top of an earlier one.
     ///
     /// # Errors
@@ -196,6 +216,16 @@ mod tests {
         let merged = toml_onto("[instances.b]\ncommand = [\"/b\"]\n", old).unwrap();
         let table: ::toml::Table = merged.parse().unwrap();
         assert_eq!(table["instances"].as_table().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_deleted_instance_leaves_either_form() {
+        let name = Name::new("a").unwrap();
+        let old = procd(json!({"name": "s", "instances": {"a": {}, "b": {}}}));
+        assert_eq!(old.without(&name).instances(), ["b"]);
+        let text = "[instances.a]\ncommand = [\"/a\"]\n[instances.b]\ncommand = [\"/b\"]\n";
+        let old = Message::Toml { file: "s.toml".into(), text: text.into() };
+        assert_eq!(old.without(&name).instances(), ["b"]);
     }
 
     #[test]
