@@ -1,7 +1,6 @@
 //! A device in a scratch folder: keeper, supervisor and what they start, driven by the real `vestalctl`.
 
 use std::{
-    collections::BTreeSet,
     fs,
     os::unix::{
         fs::chown,
@@ -9,14 +8,13 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Process, processes_of, until, within};
+use crate::{Process, groups::remove_groups_of, processes_of, until};
 
 /// One copy of the suite. Dropping it kills whatever is left of it.
 pub struct Device {
@@ -304,40 +302,16 @@ impl Drop for Device {
             let _ = keeper.wait();
         }
         // Whatever is left has our run directory in its environment; twice, for what was being born meanwhile.
-        let mut groups = BTreeSet::new();
         for _ in 0..2 {
             for process in processes_of(&self.run_dir()) {
-                groups.extend(cgroup_of(process.pid));
                 signal(process.pid, Signal::KILL);
             }
         }
-        for group in groups {
-            // A process that hangs in the kernel keeps its group; the test has said what it has to say.
-            within(Duration::from_secs(5), || {
-                let found = fs::remove_dir(&group);
-                let gone =
-                    found.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-                (found.is_ok() || gone).then_some(())
-            });
-            // Of the service and of the whole device; refused while another instance's is left.
-            for above in group.ancestors().skip(1).take(2) {
-                let _ = fs::remove_dir(above);
-            }
-        }
+        remove_groups_of(&self.run_dir());
         if std::thread::panicking() {
             eprintln!("--- console of {}:\n{}", self.folder.path().display(), self.console());
         }
     }
-}
-
-/// The folder of a process's cgroup, where the supervisor made it.
-fn cgroup_of(pid: i32) -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let group = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let ours = group.split('/').any(|part| part.starts_with("vestal-") || part == "services");
-    (ours && group.matches('/').count() >= 2).then(|| Path::new(mount).join(group))
 }
 
 /// Signals a process that may be gone already.

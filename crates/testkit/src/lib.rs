@@ -1,9 +1,11 @@
 //! The real binaries in a scratch folder, as a test or a benchmark needs them. Development only: nothing that ships uses it.
 
 mod device;
+mod groups;
 mod processes;
 mod wait;
 
 pub use device::{Device, Reply, binary};
+pub use groups::{own_group, remove_groups};
 pub use processes::{Process, alive, children_of, environment_of, processes_of};
 pub use wait::{LIMIT, until, within};

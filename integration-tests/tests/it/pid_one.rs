@@ -32,6 +32,14 @@ fn start_as_pid_one(device: &Device) -> std::process::Child {
     child
 }
 
+/// Waits for the end of a namespace that [`start_as_pid_one`] made, and removes what is left of its cgroup.
+fn until_end(namespace: &mut std::process::Child) {
+    until("the namespace ends", || namespace.try_wait().unwrap());
+    if let Some(own) = testkit::own_group() {
+        testkit::remove_groups(&own.join(format!("vt-{}", namespace.id())));
+    }
+}
+
 #[test]
 fn as_pid_one_it_supervises_reaps_orphans_and_powers_off_when_asked() {
     if !is_root("a keeper as PID 1") {
@@ -55,7 +63,7 @@ fn as_pid_one_it_supervises_reaps_orphans_and_powers_off_when_asked() {
     });
     device.ctl_ok(&["system", "poweroff"]);
     // reboot(2) in a pid namespace ends it; unshare then ends by the signal that the kernel chose (pid_namespaces(7)).
-    until("the namespace ends", || namespace.try_wait().unwrap());
+    until_end(&mut namespace);
     assert!(
         fs::read_to_string(device.folder().join("console"))
             .unwrap()
@@ -75,7 +83,7 @@ fn pid_one_powers_off_on_the_signals_that_procd_uses() {
         let unshare = i32::try_from(namespace.id()).unwrap();
         let keeper = until("the keeper runs", || children_of(unshare).first().copied());
         kill(keeper, signal);
-        until("the namespace ends", || namespace.try_wait().unwrap());
+        until_end(&mut namespace);
     }
 }
 
@@ -93,7 +101,7 @@ fn a_supervisor_killed_under_pid_one_is_replaced() {
     until("another supervisor", || (device.supervisor_pid() != supervisor).then_some(()));
     assert_eq!(device.until_pid("web"), web);
     device.ctl_ok(&["system", "halt"]);
-    until("the namespace ends", || namespace.try_wait().unwrap());
+    until_end(&mut namespace);
 }
 
 #[test]
