@@ -2,7 +2,10 @@
 //!
 //! The keeper is right about what runs, the journal about what was promised, the definitions about what exists.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use protocol::{
     keeper::{Phase, ShutdownKind, SlotState},
@@ -17,7 +20,7 @@ use super::{
     record::{InstanceRecord, Record},
     service::Entry,
 };
-use crate::settings::{self, Policy, Process, Reload, Respawn, Service, Source};
+use crate::settings::{self, Policy, Process, ReadinessKind, Reload, Respawn, Service, Source};
 
 const SIGTERM: i32 = 15;
 
@@ -27,6 +30,8 @@ pub(super) struct Before {
     records: BTreeMap<u32, InstanceRecord>,
     pub(super) found: BTreeMap<u32, SlotState>,
     pub(super) shutdown: Option<(ShutdownKind, u8)>,
+    /// Services whose definition was accepted once and can't be read now.
+    kept: BTreeSet<Name>,
 }
 
 impl Supervisor {
@@ -45,6 +50,14 @@ impl Supervisor {
         }
     }
 
+    /// This service's definition can't be read any more: what runs of it is left alone. Counts only before the hand-over is
+    /// complete.
+    pub(crate) fn keep(&mut self, service: Name) {
+        if let Some(before) = &mut self.before {
+            before.kept.insert(service);
+        }
+    }
+
     /// The keeper has said all: from here on the machine acts.
     pub(crate) fn handover_complete(&mut self, now: Moment) {
         let Some(mut before) = self.before.take() else { return };
@@ -56,7 +69,11 @@ impl Supervisor {
         for state in running {
             let record = take_record(&mut before.records, &state);
             let owner = homeless.remove(&state.identity);
-            let life = self.settle_in(state.slot, owner, record, true, now);
+            let kept = record.as_ref().is_some_and(|record| before.kept.contains(&record.service));
+            let life = match record {
+                Some(record) if owner.is_none() && kept => self.kept(state.slot, record),
+                record => self.settle_in(state.slot, owner, record, true, now),
+            };
             self.adopt(life, Some(state), now);
         }
         for state in idle {
@@ -121,6 +138,22 @@ impl Supervisor {
         life
     }
 
+    /// Something that runs and whose definition can't be read: it runs on, and isn't started again when it ends.
+    fn kept(&mut self, slot: u32, record: InstanceRecord) -> Life {
+        let mut service = stray_service(record.service.clone(), record.instance.clone());
+        for instance in service.instances.values_mut() {
+            // It may print and notify: what nobody reads would block it in the end.
+            let process = &mut instance.process;
+            (process.stdout, process.stderr) = (true, true);
+            process.readiness.kind = ReadinessKind::Notify;
+        }
+        let service = Arc::new(service);
+        let mut life = Life::new(slot, service.clone(), record.instance.clone());
+        life.remember(record);
+        self.services.entry(service.name.clone()).or_insert_with(|| Entry::new(service));
+        life
+    }
+
     /// Something that runs and that no definition names: it is stopped as politely as we can without knowing it.
     fn stray(&mut self, slot: u32, names: Option<(Name, Name)>) -> Life {
         let (service, instance) = names.unwrap_or_else(|| {
@@ -156,7 +189,9 @@ impl Supervisor {
             life.ready_at = None;
         }
         let same = life.seen.generation == state.generation && life.recorded.is_some();
-        let stale = life.made_from != life.fingerprint();
+        // A stand-in, which has no command, says nothing of what the process should be made from.
+        let known = !life.settings().process.command.is_empty();
+        let stale = known && life.made_from != life.fingerprint();
         if same && life.ended < state.generation {
             life.seen = SlotState { phase: Phase::Executing, ..state };
             let timeout = life.settings().process.readiness.timeout;

@@ -111,9 +111,12 @@ fn remember(
                 machine.handle_event(Event::Request { id: 0, request }, now);
             }
             // It was accepted once: by another version, or with a user that is gone now.
-            Err(failure) => tracing::error!(
-                "service {name}: its remembered definition is refused now: {failure}"
-            ),
+            Err(failure) => {
+                tracing::error!(
+                    "service {name}: its remembered definition is refused now, so what runs of it is left alone: {failure}"
+                );
+                machine.keep(name.clone());
+            }
         }
     }
     for state in slots.values() {

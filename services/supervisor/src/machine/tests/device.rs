@@ -24,6 +24,8 @@ pub(super) struct Device {
     pub(super) journal: Vec<Record>,
     pub(super) files: Vec<Arc<Service>>,
     pub(super) messages: BTreeMap<Name, Arc<Service>>,
+    /// Remembered definitions that the next supervisor can't read.
+    pub(super) unreadable: Vec<Name>,
     /// What was done, in words: `spawn a`, `signal a 15`.
     pub(super) log: Vec<String>,
     pub(super) topics: Vec<(&'static str, serde_json::Value)>,
@@ -48,6 +50,7 @@ impl Device {
             journal: Vec::new(),
             files: files.into_iter().collect(),
             messages: BTreeMap::new(),
+            unreadable: Vec::new(),
             log: Vec::new(),
             topics: Vec::new(),
             replies: BTreeMap::new(),
@@ -73,6 +76,9 @@ impl Device {
         for service in self.messages.values() {
             let request = Request::Set { service: service.clone() };
             self.machine.handle_event(Event::Request { id: 0, request }, self.now);
+        }
+        for name in &self.unreadable {
+            self.machine.keep(name.clone());
         }
         for slot in self.keeper.slots.values() {
             self.machine.handle_event(Event::Slot(slot.state), self.now);

@@ -60,6 +60,25 @@ fn what_no_definition_names_is_stopped_and_forgotten() {
 }
 
 #[test]
+fn what_runs_of_a_definition_that_cannot_be_read_any_more_is_left_alone() {
+    let mut device = Device::with([plain("a"), plain("b")]);
+    device.files.remove(0);
+    device.unreadable.push(name("a"));
+    device.done();
+    for _ in 0..2 {
+        device.take_over();
+        device.calm();
+        assert_eq!(device.done(), [""; 0]);
+        assert_eq!((device.state("a"), device.state("b")), ("ready", "ready"));
+    }
+    device.unreadable.clear();
+    device.files.insert(0, plain("a"));
+    device.take_over();
+    device.calm();
+    assert_eq!(device.done(), [""; 0], "read again, and still the same process");
+}
+
+#[test]
 fn a_definition_that_changed_meanwhile_restarts_its_instance() {
     let mut device = Device::with([plain("a"), plain("b")]);
     device.files[0] = with("a", |service| main(service).process.stdout = true);
