@@ -11,7 +11,7 @@ use crate::{
     lock::{Lock, LockError},
     options::{self, Options, Parsed, Spec},
     places::Places,
-    trace::{self, LogLevel},
+    trace,
 };
 
 /// What files and folders are made without.
@@ -30,7 +30,6 @@ pub struct Context {
     pub shutdown: Shutdown,
     /// SIGHUP: read the configuration again.
     pub reload: Signal,
-    pub level: LogLevel,
     name: &'static str,
 }
 
@@ -72,7 +71,7 @@ fn start<F>(spec: &Spec, options: Options, run: impl FnOnce(Context) -> F) -> an
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    let level = trace::start(options.log_level.as_deref(), options.log_json).map_err(Wrong)?;
+    trace::start(options.log_level.as_deref(), options.log_json).map_err(Wrong)?;
     let places = Places::find(&options).map_err(|error| Wrong(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -87,7 +86,6 @@ where
                 interrupt: signal(SignalKind::interrupt())?,
             },
             reload: signal(SignalKind::hangup())?,
-            level,
             name: spec.name,
         };
         run(context).await
