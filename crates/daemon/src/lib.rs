@@ -1,5 +1,5 @@
 //! What every daemon's `main` needs from the operating system: options, places, one copy a run directory, tracing,
-//! termination signals and the clock. Knows nothing of any service.
+//! readiness, inherited sockets, termination signals and the clock. Knows nothing of any service.
 //!
 //! Without the feature `runtime` only the parts without tokio are there; the keeper takes those.
 
@@ -8,9 +8,13 @@ pub mod lock;
 pub mod options;
 pub mod places;
 #[cfg(feature = "runtime")]
+mod readiness;
+#[cfg(feature = "runtime")]
 mod runtime;
 #[cfg(feature = "runtime")]
 mod trace;
 
 #[cfg(feature = "runtime")]
 pub use runtime::{Context, Shutdown, Wrong, main};
+#[cfg(feature = "runtime")]
+pub use trace::LogLevel;

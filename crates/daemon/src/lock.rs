@@ -34,6 +34,18 @@ impl Lock {
     /// # Errors
     /// [`LockError::Held`] names the process that has it.
     pub fn take(run: &Path, name: &str) -> Result<Self, LockError> {
+        Self::with(run, name, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Takes it as soon as its holder has ended. Blocks the thread.
+    ///
+    /// # Errors
+    /// As [`Lock::take`], but never [`LockError::Held`].
+    pub fn wait(run: &Path, name: &str) -> Result<Self, LockError> {
+        Self::with(run, name, FlockOperation::LockExclusive)
+    }
+
+    fn with(run: &Path, name: &str, operation: FlockOperation) -> Result<Self, LockError> {
         let path = run.join(format!("{name}.lock"));
         let failed = |source| LockError::Io { path: path.clone(), source };
         let mut file = OpenOptions::new()
@@ -47,7 +59,7 @@ impl Lock {
             .map_err(failed)?;
         // The file may be there already, with a mode that somebody else gave it.
         file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
-        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if let Err(error) = flock(&file, operation) {
             if error != rustix::io::Errno::WOULDBLOCK {
                 return Err(failed(error.into()));
             }

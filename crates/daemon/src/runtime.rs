@@ -1,6 +1,11 @@
 //! Runs a daemon on one thread and turns its result into an exit code.
 
-use std::{future::Future, process::ExitCode};
+use std::{
+    future::Future,
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use rustix::fs::Mode;
@@ -11,8 +16,12 @@ use crate::{
     lock::{Lock, LockError},
     options::{self, Options, Parsed, Spec},
     places::Places,
-    trace,
+    readiness,
+    trace::{self, LogLevel},
 };
+
+/// Set by the supervisor for a process that takes the place of a running one (`service replace`).
+const REPLACES: &str = "VESTAL_REPLACES";
 
 /// What files and folders are made without.
 const UMASK: Mode = Mode::WGRP.union(Mode::WOTH);
@@ -30,6 +39,9 @@ pub struct Context {
     pub shutdown: Shutdown,
     /// SIGHUP: read the configuration again.
     pub reload: Signal,
+    pub log_level: LogLevel,
+    /// Sockets that the supervisor bound, with their names.
+    pub sockets: Vec<(String, OwnedFd)>,
     name: &'static str,
 }
 
@@ -71,13 +83,14 @@ fn start<F>(spec: &Spec, options: Options, run: impl FnOnce(Context) -> F) -> an
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    trace::start(options.log_level.as_deref(), options.log_json).map_err(Wrong)?;
+    let sockets = readiness::inherited_sockets();
+    let log_level = trace::start(options.log_level.as_deref(), options.log_json).map_err(Wrong)?;
     let places = Places::find(&options).map_err(|error| Wrong(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let context = Context {
             options,
             places,
@@ -86,10 +99,15 @@ where
                 interrupt: signal(SignalKind::interrupt())?,
             },
             reload: signal(SignalKind::hangup())?,
+            log_level,
+            sockets,
             name: spec.name,
         };
         run(context).await
-    })
+    });
+    // Something may still block on a thread of its own, such as a lock that is waited for.
+    runtime.shutdown_background();
+    result
 }
 
 impl Context {
@@ -99,6 +117,55 @@ impl Context {
     /// See [`LockError`].
     pub fn lock(&self) -> Result<Lock, LockError> {
         Lock::take(&self.places.run, self.name)
+    }
+
+    /// Takes the lock; a process that was started to take another one's place says that it is ready to, and waits
+    /// until that one has left. Nothing that both would write may be touched before.
+    ///
+    /// # Errors
+    /// See [`LockError`].
+    pub async fn take_over(&self) -> Result<Lock, LockError> {
+        if std::env::var_os(REPLACES).is_none() {
+            return self.lock();
+        }
+        self.say("READY=1");
+        let (run, name) = (self.places.run.clone(), self.name);
+        // The supervisor ends us if the other one doesn't leave.
+        match tokio::task::spawn_blocking(move || Lock::wait(&run, name)).await {
+            Ok(lock) => lock,
+            Err(_) => self.lock(),
+        }
+    }
+
+    /// The socket that callers know: the supervisor's where it bound one for us, else our own at [`Context::socket_path`].
+    ///
+    /// # Errors
+    /// Where the path can't be bound.
+    pub fn listener(&mut self) -> anyhow::Result<UnixListener> {
+        if let Some(at) = self.sockets.iter().position(|(name, _)| name == "control") {
+            return Ok(UnixListener::from(self.sockets.swap_remove(at).1));
+        }
+        let path = self.socket_path();
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove the old {}", path.display()));
+            }
+            _ => {}
+        }
+        UnixListener::bind(&path).with_context(|| format!("bind {}", path.display()))
+    }
+
+    /// `RUN_DIR/NAME.sock`.
+    #[must_use]
+    pub fn socket_path(&self) -> PathBuf {
+        self.places.run.join(format!("{}.sock", self.name))
+    }
+
+    /// Tells the supervisor, if there is one, in the words of sd_notify(3): `READY=1`, `STATUS=...`.
+    pub fn say(&self, state: &str) {
+        if let Err(error) = readiness::notify(state) {
+            tracing::warn!("tell the supervisor {state}: {error}");
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 //! | [`frame`], [`message`], [`hello`] | the envelope on a Unix socket: header, kinds, bodies, versions |
 //! | [`failure`] | the one error type: a code to branch on, a sentence to print |
 //! | [`objects`] | which object is served where, until a registry says so; how an object describes itself |
-//! | [`service`], [`system`] | arguments and replies of the supervisor's objects |
+//! | [`policy`] | who may call, own and publish what |
+//! | [`service`], [`system`], [`registry`], [`log`] | arguments and replies of these objects |
 //! | [`keeper`] | the private channel between keeper and supervisor, and the spawn plan |
 //! | [`name`], [`time`] | service and instance names; monotonic moments that can be stored |
 //!
@@ -15,9 +16,12 @@ pub mod failure;
 pub mod frame;
 pub mod hello;
 pub mod keeper;
+pub mod log;
 pub mod message;
 pub mod name;
 pub mod objects;
+pub mod policy;
+pub mod registry;
 pub mod service;
 pub mod system;
 pub mod time;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::failure::{Code, Failure};
+
 /// The token of the endpoint itself; its methods are [`DESCRIBE`] and [`OBJECTS`]. Its generation is 0.
 pub const ENDPOINT: u32 = u32::MAX;
 /// The method that every object has: no arguments, answers its [`Description`].
@@ -9,6 +11,12 @@ pub const ENDPOINT: u32 = u32::MAX;
 pub const DESCRIBE: &str = "_describe";
 /// The endpoint's method that lists its objects as they are now: [`Served`] for each.
 pub const OBJECTS: &str = "_objects";
+/// The endpoint's method that closes or opens an object's gate: [`Gate`]. For root and the endpoint's own user.
+pub const GATE: &str = "_gate";
+/// The endpoint's method that streams its calls as they end: [`Tapped`] as JSON, one a line. For root only.
+pub const MONITOR: &str = "_monitor";
+/// The endpoint's method that reads or changes the level of its process's own log: [`LogLevel`]. For root and the endpoint's own user.
+pub const LOG_LEVEL: &str = "_log_level";
 
 /// Object name, and the short name of the daemon that serves it on `RUN_DIR/SHORT.sock`.
 pub const TABLE: [(&str, &str); 9] = [
@@ -22,6 +30,55 @@ pub const TABLE: [(&str, &str); 9] = [
     ("autorun", "autorun"),
     ("log", "log"),
 ];
+
+/// A version of an interface, as it travels: a peer of the same major one and at least the minor one that is wanted will do.
+#[must_use]
+pub const fn version(major: u16, minor: u16) -> u32 {
+    ((major as u32) << 16) | minor as u32
+}
+
+/// What a caller expects of an object's interface. All absent: nothing.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Wanted<'a> {
+    pub interface: Option<&'a str>,
+    /// The lowest one, as [`version`] makes it.
+    pub version: Option<u32>,
+    /// [`Description::hash`] of what the caller was built against; compared where both versions are the same.
+    pub hash: Option<u64>,
+}
+
+impl Wanted<'_> {
+    /// # Errors
+    /// `unsupported`, with what is served and what was wanted.
+    pub fn check(&self, served: &Served) -> Result<(), Failure> {
+        let refuse = |text: String| Err(Failure::new(Code::Unsupported, text));
+        let name = &served.name;
+        if let Some(interface) = self.interface
+            && interface != served.interface
+        {
+            return refuse(format!("{name} is a {}, not a {interface}", served.interface));
+        }
+        let Some(version) = self.version else { return Ok(()) };
+        let text = |version: u32| format!("{}.{}", version >> 16, version & 0xffff);
+        if served.version >> 16 != version >> 16 || served.version < version {
+            return refuse(format!(
+                "{name} serves version {} of {}, the caller needs {} or a later minor one",
+                text(served.version),
+                served.interface,
+                text(version)
+            ));
+        }
+        match self.hash {
+            Some(hash) if served.version == version && served.hash != hash => refuse(format!(
+                "{name} serves version {} of {} with other content ({:016x}) than the caller was built for ({hash:016x})",
+                text(version),
+                served.interface,
+                served.hash
+            )),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// Where an object is served: `service` by `supervisor`; `driver/can0` by `driver.can0`.
 #[must_use]
@@ -99,6 +156,49 @@ pub struct Served {
     pub interface: String,
     pub version: u32,
     pub hash: u64,
+}
+
+/// Arguments of [`GATE`]. Closing answers when the calls that ran have ended, or `timeout`, with the gate open again.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Gate {
+    /// Without it all objects of the endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    pub closed: bool,
+    /// How long a call may wait at the closed gate before it is answered `busy`; default 10 seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_ms: Option<u32>,
+    /// How long the running calls may take; default 5 seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_ms: Option<u32>,
+}
+
+/// One call, as [`MONITOR`] tells it. Arguments are never in it, only their length.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Tapped {
+    pub object: String,
+    pub method: String,
+    pub pid: i32,
+    pub uid: u32,
+    pub args_bytes: u64,
+    /// `done`, or the failure's code.
+    pub outcome: String,
+    pub duration_us: u64,
+    /// How many calls before this one were not told, because the reader was too slow.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// Arguments and answer of [`LOG_LEVEL`].
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LogLevel {
+    /// `error` to `trace`, or a list like `warn,vestal_log=debug`; absent: only read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
 }
 
 impl Description {
@@ -207,6 +307,36 @@ mod tests {
         assert_eq!(nearest("sotp", known), Some("stop"));
         assert_eq!(nearest("restrat", known), Some("restart"));
         assert_eq!(nearest("frobnicate", known), None);
+    }
+
+    #[test]
+    fn every_pair_of_versions_gets_the_right_answer() {
+        let served = |major, minor, hash| Served {
+            name: "camera".into(),
+            token: 0,
+            generation: 1,
+            interface: "demo.camera".into(),
+            version: version(major, minor),
+            hash,
+        };
+        for (client, server, major) in
+            (0..3).flat_map(|c| (0..3).flat_map(move |s| [(c, s, 1), (c, s, 2)]))
+        {
+            let wanted = |hash| Wanted {
+                interface: Some("demo.camera"),
+                version: Some(version(1, client)),
+                hash: Some(hash),
+            };
+            let fits = major == 1 && server >= client;
+            let case = format!("client 1.{client}, server {major}.{server}");
+            assert_eq!(wanted(5).check(&served(major, server, 5)).is_ok(), fits, "{case}");
+            // A later minor version has other content by nature; the same one must not.
+            let changed = wanted(5).check(&served(major, server, 6));
+            assert_eq!(changed.is_ok(), fits && server > client, "{case}");
+            if let Err(failure) = changed {
+                assert_eq!(failure.code, Code::Unsupported, "{case}");
+            }
+        }
     }
 
     #[test]

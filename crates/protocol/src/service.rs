@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     name::Name,
-    objects::{ArgumentKind as Kind, Description},
+    objects::{ArgumentKind as Kind, Description, version},
 };
 
 /// What the object offers.
@@ -29,7 +29,7 @@ pub fn description() -> Description {
         ("file", Kind::String, false),
     ];
     let one = [NAME, INSTANCE, WAIT];
-    Description::new("vestal.service", 1)
+    Description::new("vestal.service", version(1, 0))
         .method(
             "set",
             &definition,
@@ -85,6 +85,27 @@ pub fn description() -> Description {
             "keep an instance's watchdog alive, or change it",
             "name, instance, mode, timeout",
         )
+        .method("replace", &one, "start the program on disk beside the old one, then switch", "")
+        .method(
+            "identify",
+            &[("pid", Kind::Integer, false), ("process", Kind::Descriptor, false)],
+            "which service a process belongs to, and what it runs",
+            "service, instance, executable",
+        )
+        .method(
+            "activate",
+            &[("object", Kind::String, true)],
+            "start the service that serves an object on demand",
+            "service, idle_ms",
+        )
+        .method("release", &[NAME], "stop a service that was started on demand", "")
+        .method(
+            "pipes",
+            &[],
+            "drain what services print, from now on, as long as it is read",
+            "lines",
+        )
+        .method("ring", &[], "what services printed while nobody drained", "raw records")
         .method("reread", &[], "read the definition files again", "problems")
         .method(
             "report",
@@ -92,6 +113,19 @@ pub fn description() -> Description {
             "what is wrong with definitions, and who runs",
             "problems, skipped, supervisor, keeper, endpoint",
         )
+        .event("service.start")
+        .event("service.ready")
+        .event("service.exit")
+        .event("service.respawn")
+        .event("service.fail")
+        .event("service.stop")
+        .event("service.late")
+        .event("service.unkillable")
+        .event("service.critical")
+        .event("instance.start")
+        .event("instance.stop")
+        .event("instance.respawn")
+        .event("instance.fail")
 }
 
 /// `list`. Without a name: all services.
@@ -177,6 +211,54 @@ pub struct WatchdogReply {
     pub instance: Name,
     pub mode: u32,
     pub timeout: u32,
+}
+
+/// `identify`: the process behind a pidfd beside the call (SO_PEERPIDFD), else this pid. Answers a [`crate::policy::Identity`].
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Identify {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+}
+
+/// `activate`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Activate {
+    pub object: String,
+}
+
+/// What `activate` answers.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Activated {
+    pub service: Name,
+    /// Stop it (`release`) when nobody has used it so long; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
+}
+
+/// `release`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Release {
+    pub name: Name,
+}
+
+/// One line of the answer to `pipes`: an instance whose output is drained by the caller now, or no longer.
+/// The first lines are all there are, then changes, for as long as the caller reads. Its end gives the pipes back.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Pipes {
+    pub slot: u32,
+    pub service: Name,
+    pub instance: Name,
+    pub generation: u32,
+    /// 0 while it doesn't run.
+    pub pid: i32,
+    /// FIFOs, absolute; absent where that stream isn't kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub err: Option<String>,
+    /// Drain what is left, then close them: the instance is forgotten.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 /// Absent or of another type: `None`.

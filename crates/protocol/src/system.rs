@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    objects::{ArgumentKind as Kind, Description},
+    objects::{ArgumentKind as Kind, Description, version},
     service::lenient,
 };
 
 /// What the object offers.
 #[must_use]
 pub fn description() -> Description {
-    Description::new("vestal.system", 1)
+    Description::new("vestal.system", version(1, 0))
         .method("board", &[], "kernel, host, processor, release", "procd's table")
         .method("info", &[], "clock, load, memory", "procd's table")
         .method(
@@ -54,6 +54,7 @@ pub fn description() -> Description {
             "replace `supervisor` or `keeper` by the binary on disk",
             "",
         )
+        .event("system.shutdown")
 }
 
 /// What `board` answers.
