@@ -6,7 +6,7 @@
 //! | [`failure`] | the one error type: a code to branch on, a sentence to print |
 //! | [`objects`] | which object is served where, until a registry says so; how an object describes itself |
 //! | [`policy`] | who may call, own and publish what |
-//! | [`service`], [`system`], [`registry`], [`log`] | arguments and replies of these objects |
+//! | [`service`], [`system`], [`registry`], [`log`], [`heartbeat`] | arguments and replies of these objects |
 //! | [`keeper`] | the private channel between keeper and supervisor, and the spawn plan |
 //! | [`name`], [`time`] | service and instance names; monotonic moments that can be stored |
 //!
@@ -14,6 +14,7 @@
 
 pub mod failure;
 pub mod frame;
+pub mod heartbeat;
 pub mod hello;
 pub mod keeper;
 pub mod log;
