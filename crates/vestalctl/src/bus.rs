@@ -1,4 +1,5 @@
-//! Finds the socket of an object and calls it. The one place that knows where daemons listen.
+//! Finds the socket of an object and calls it: by the registry where one answers, else by the suite's table. The one
+//! place that knows where daemons listen.
 
 use std::{
     cell::RefCell,
@@ -8,9 +9,14 @@ use std::{
 };
 
 use daemon::{options::Options, places::Places};
-use endpoint::{CallError, CallOptions, Client, Code, Failure};
-use protocol::objects::{self, DESCRIBE, Description, nearest};
+use endpoint::{CallError, CallOptions, Client, Code, Failure, Stream};
+use protocol::{
+    objects::{self, DESCRIBE, Description, nearest},
+    registry::{Found, Lookup, Matching},
+};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
     cli::Common,
@@ -19,6 +25,8 @@ use crate::{
 
 /// How long a call takes that nobody gave a time for.
 pub(crate) const USUAL: Duration = Duration::from_secs(30);
+/// A registry that hangs must not hide the daemons whose place is known without it.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(1);
 /// Driver sockets that are looked at; a device has a few.
 const DRIVERS_MAX: usize = 256;
 
@@ -35,6 +43,8 @@ pub(crate) struct Bus {
     place: Place,
     /// One connection a socket.
     clients: RefCell<BTreeMap<PathBuf, Client>>,
+    /// Where the registry said that objects are.
+    found: RefCell<BTreeMap<String, PathBuf>>,
 }
 
 /// How a call is made.
@@ -46,6 +56,10 @@ pub(crate) struct How {
 }
 
 impl How {
+    fn options(self) -> CallOptions<'static> {
+        CallOptions { deadline: self.within, safe_to_repeat: self.safe, ..CallOptions::default() }
+    }
+
     /// It changes something.
     pub(crate) const ONCE: Self = Self { within: USUAL, safe: false };
     /// It only reads.
@@ -64,42 +78,106 @@ impl Bus {
     }
 
     fn at(place: Place) -> Self {
-        Self { place, clients: RefCell::default() }
+        Self { place, clients: RefCell::default(), found: RefCell::default() }
     }
 
     /// The bytes that a method answers.
-    pub(crate) async fn call_bytes(
+    pub(crate) async fn call_bytes<A: Serialize + ?Sized>(
         &self,
         object: &str,
         method: &str,
-        args: &Value,
+        args: &A,
         how: How,
     ) -> Result<Vec<u8>, CallError> {
-        let options = CallOptions {
-            deadline: how.within,
-            safe_to_repeat: how.safe,
-            ..CallOptions::default()
-        };
-        let client = self.client(&self.socket(object)?);
-        Ok(client.call(object, method, args, options).await?.result)
+        let started = Instant::now();
+        let client = self.client(&self.find(object, how.within).await?);
+        // Looking for it is a part of the call, for whoever waits.
+        let left = how.within.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            let (object, method) = (object.to_owned(), method.to_owned());
+            return Err(CallError::Timeout { object, method, after: how.within });
+        }
+        let answer = client.call(object, method, args, How { within: left, ..how }.options()).await;
+        Ok(self.remembering(object, answer)?.result)
     }
 
     /// The JSON that a method answers; `null` where it answers nothing.
-    pub(crate) async fn call(
+    pub(crate) async fn call<A: Serialize + ?Sized>(
         &self,
         object: &str,
         method: &str,
-        args: &Value,
+        args: &A,
         how: How,
     ) -> Result<Value, CallError> {
+        self.ask(object, method, args, how).await
+    }
+
+    /// What a method answers, as a type; nothing at all counts as `null`.
+    pub(crate) async fn ask<A: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        object: &str,
+        method: &str,
+        args: &A,
+        how: How,
+    ) -> Result<T, CallError> {
         let result = self.call_bytes(object, method, args, how).await?;
-        if result.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&result).map_err(|error| CallError::Violation {
-            path: self.socket(object).unwrap_or_default(),
-            text: format!("{object}.{method} answered no JSON: {error}"),
+        let json = if result.is_empty() { b"null".as_slice() } else { &result };
+        serde_json::from_slice(json).map_err(|error| CallError::Violation {
+            path: self.found.borrow().get(object).cloned().unwrap_or_default(),
+            text: format!("the answer of {object}.{method} is not understood: {error}"),
         })
+    }
+
+    /// An answer in pieces, for as long as it takes.
+    pub(crate) async fn follow<A: Serialize + ?Sized>(
+        &self,
+        object: &str,
+        method: &str,
+        args: &A,
+    ) -> Result<Stream, CallError> {
+        let client = self.client(&self.find(object, USUAL).await?);
+        let begun = stream(&client, object, method, args).await;
+        self.remembering(object, begun)
+    }
+
+    /// What the endpoint itself at `RUN_DIR/SHORT.sock` answers.
+    pub(crate) async fn call_daemon<A: Serialize + ?Sized>(
+        &self,
+        short: &str,
+        method: &str,
+        args: &A,
+    ) -> Result<Value, CallError> {
+        let socket = self.socket(short);
+        let answer = self.client(&socket).call("", method, args, How::ONCE.options()).await?;
+        answer.parse().map_err(|error| CallError::Violation {
+            path: socket,
+            text: format!("the answer of {method} is no JSON: {error}"),
+        })
+    }
+
+    /// Everything the registry knows; an error where there is none.
+    pub(crate) async fn registered(&self) -> Result<Vec<Found>, CallError> {
+        let socket = self.socket("registry");
+        let options = How { within: Duration::from_secs(3), safe: true }.options();
+        let args = Matching::default();
+        let answer = self.client(&socket).call("registry", "list", &args, options).await?;
+        answer.parse().map_err(|error| CallError::Violation {
+            path: socket,
+            text: format!("the answer of registry.list is not understood: {error}"),
+        })
+    }
+
+    /// Forgets where an object was, when it is there no longer: the next call looks again.
+    fn remembering<T>(&self, object: &str, answer: Result<T, CallError>) -> Result<T, CallError> {
+        let moved = match &answer {
+            Err(CallError::Unreachable { .. } | CallError::Lost { .. }) => true,
+            Err(CallError::Refused(failure)) => matches!(failure.code, Code::NotFound | Code::Gone),
+            _ => false,
+        };
+        if moved {
+            self.found.borrow_mut().remove(object);
+        }
+        answer
     }
 
     /// Every socket that exists, in the order of the table, drivers last.
@@ -130,52 +208,141 @@ impl Bus {
         sockets
     }
 
-    /// What the endpoint at a socket serves, by object name.
+    /// Whether objects may be found that no table knows.
+    pub(crate) fn has_registry(&self) -> bool {
+        matches!(self.place, Place::Run(_))
+    }
+
+    /// What the endpoints at these sockets serve, by object name; all are asked at once.
     pub(crate) async fn describe(
         &self,
-        socket: &Path,
+        sockets: &[PathBuf],
         within: Duration,
-    ) -> Result<BTreeMap<String, Description>, CallError> {
-        let options = CallOptions { deadline: within, ..CallOptions::safe() };
-        let answer = self.client(socket).call("", DESCRIBE, &Value::Null, options).await?;
-        answer.parse().map_err(|error| CallError::Violation {
-            path: socket.to_owned(),
-            text: format!("its description is not understood: {error}"),
-        })
+    ) -> Vec<(PathBuf, Result<BTreeMap<String, Description>, CallError>)> {
+        let asked: Vec<_> = sockets
+            .iter()
+            .map(|socket| {
+                let client = self.client(socket);
+                tokio::spawn(async move {
+                    let options = CallOptions { deadline: within, ..CallOptions::safe() };
+                    let answer = client.call("", DESCRIBE, &Value::Null, options).await?;
+                    answer.parse().map_err(|error| CallError::Violation {
+                        path: client.path().to_owned(),
+                        text: format!("its description is not understood: {error}"),
+                    })
+                })
+            })
+            .collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        for (socket, asked) in sockets.iter().zip(asked) {
+            let answer = asked.await.expect("nothing in a question panics");
+            answers.push((socket.clone(), answer));
+        }
+        answers
     }
 
     /// Whether somebody serves the object now.
     pub(crate) async fn serves(&self, object: &str) -> Result<bool, CallError> {
-        let served = self.client(&self.socket(object)?).objects().await?;
-        Ok(served.iter().any(|served| served.name == object))
+        let socket = match self.find(object, USUAL).await {
+            Err(CallError::Refused(failure)) if failure.code == Code::NotFound => return Ok(false),
+            found => found?,
+        };
+        let served = self.client(&socket).objects().await;
+        Ok(self.remembering(object, served)?.iter().any(|served| served.name == object))
     }
 
-    /// Where an object is served.
-    fn socket(&self, object: &str) -> Result<PathBuf, CallError> {
-        let run = match &self.place {
-            Place::Socket(path) => return Ok(path.clone()),
-            Place::Run(run) => run,
-        };
-        if let Some(short) = objects::served_by(object) {
-            return Ok(run.join(format!("{short}.sock")));
+    /// Where a daemon of the suite listens.
+    pub(crate) fn socket(&self, short: &str) -> PathBuf {
+        match &self.place {
+            Place::Socket(path) => path.clone(),
+            Place::Run(run) => run.join(format!("{short}.sock")),
         }
-        let near = nearest(object, objects::TABLE.iter().map(|(name, _)| *name));
-        let hint = near.map_or_else(
-            || "`vestalctl list` shows all".to_owned(),
-            |name| format!("did you mean {name:?}?"),
-        );
-        Err(Failure::new(Code::NotFound, format!("there is no object {object:?}; {hint}")).into())
+    }
+
+    /// Where an object is served: the registry is asked first, then the table.
+    async fn find(&self, object: &str, within: Duration) -> Result<PathBuf, CallError> {
+        if let Place::Socket(path) = &self.place {
+            return Ok(path.clone());
+        }
+        if let Some(path) = self.found.borrow().get(object) {
+            return Ok(path.clone());
+        }
+        let known = objects::served_by(object).map(|short| self.socket(&short));
+        let registry = self.socket("registry");
+        if let Some(path) = known.as_ref().filter(|path| **path == registry) {
+            return Ok(path.clone());
+        }
+        let patience = if known.is_some() { within.min(REGISTRY_PATIENCE) } else { within };
+        let asked = Lookup { object: object.to_owned(), activate: true, ..Lookup::default() };
+        let options = How { within: patience, safe: true }.options();
+        let answer = self.client(&registry).call("registry", "lookup", &asked, options).await;
+        let refused = match answer {
+            Ok(answer) => match answer.parse::<Found>() {
+                Ok(found) => {
+                    let path = PathBuf::from(found.socket);
+                    self.found.borrow_mut().insert(object.to_owned(), path.clone());
+                    return Ok(path);
+                }
+                Err(error) => CallError::Violation {
+                    path: registry,
+                    text: format!("the answer of registry.lookup is not understood: {error}"),
+                },
+            },
+            Err(error) => error,
+        };
+        match (known, refused) {
+            // It may be served by a daemon that is not registered, or not yet.
+            (Some(path), _) => Ok(path),
+            (None, CallError::Unreachable { .. }) => Err(unknown(object, &[])),
+            (None, CallError::Refused(failure)) if failure.code == Code::NotFound => {
+                let names = self.registered().await.unwrap_or_default();
+                let names: Vec<_> = names.into_iter().map(|found| found.object.name).collect();
+                Err(unknown(object, &names))
+            }
+            (None, refused) => Err(refused),
+        }
+    }
+
+    /// The connection to a daemon of the suite that its calls go over.
+    pub(crate) fn client_of(&self, short: &str) -> Client {
+        self.client(&self.socket(short))
     }
 
     fn client(&self, socket: &Path) -> Client {
         let mut clients = self.clients.borrow_mut();
-        let client = clients.entry(socket.to_owned()).or_insert_with(|| {
-            // Who can't be reached now is reported at once: a person or a script decides about more attempts.
-            let options = endpoint::Options { patience: Duration::ZERO, ..Default::default() };
-            Client::new(socket, options)
-        });
-        client.clone()
+        clients.entry(socket.to_owned()).or_insert_with(|| connect(socket)).clone()
     }
+}
+
+/// Who can't be reached now is reported at once: a person or a script decides about more attempts.
+fn connect(socket: &Path) -> Client {
+    Client::new(socket, endpoint::Options { patience: Duration::ZERO, ..Default::default() })
+}
+
+/// Begins an answer in pieces that ends when the other side ends it, or the reader.
+async fn stream<A: Serialize + ?Sized>(
+    client: &Client,
+    object: &str,
+    method: &str,
+    args: &A,
+) -> Result<Stream, CallError> {
+    let args = serde_json::to_vec(args).map_err(|error| CallError::Invalid {
+        object: object.to_owned(),
+        method: method.to_owned(),
+        text: format!("the arguments are no JSON: {error}"),
+    })?;
+    let options = CallOptions { deadline: Duration::MAX, ..CallOptions::default() };
+    client.call_stream(object, method, &args, options).await
+}
+
+/// Nobody serves it; the name that was perhaps meant.
+fn unknown(object: &str, registered: &[String]) -> CallError {
+    let names = objects::TABLE.iter().map(|(name, _)| *name);
+    let hint = nearest(object, names.chain(registered.iter().map(String::as_str))).map_or_else(
+        || "`vestalctl list` shows all".to_owned(),
+        |name| format!("did you mean {name:?}?"),
+    );
+    Failure::new(Code::NotFound, format!("there is no object {object:?}; {hint}")).into()
 }
 
 /// The run directory by option, environment and user. One that was named is not made here.
@@ -203,16 +370,17 @@ mod tests {
 
     #[test]
     fn an_unknown_object_is_not_found_and_its_neighbour_is_named() {
-        let bus = Bus::at(Place::Run("/r".into()));
-        let error = Error::from(bus.socket("sevice").unwrap_err());
+        let error = Error::from(unknown("sevice", &[]));
         assert_eq!(error.exit, Exit::NotFound);
         assert!(error.text.contains("did you mean \"service\"?"), "{}", error.text);
+        let error = Error::from(unknown("camrea", &["camera".to_owned()]));
+        assert!(error.text.contains("did you mean \"camera\"?"), "{}", error.text);
     }
 
     #[test]
-    fn objects_are_found_by_the_table() {
+    fn daemons_listen_below_the_run_directory_unless_one_socket_serves_all() {
         let bus = Bus::at(Place::Run("/r".into()));
-        assert_eq!(bus.socket("system").unwrap(), Path::new("/r/supervisor.sock"));
-        assert_eq!(bus.socket("driver/can0").unwrap(), Path::new("/r/driver.can0.sock"));
+        assert_eq!(bus.socket("supervisor"), Path::new("/r/supervisor.sock"));
+        assert_eq!(Bus::of_socket("/s".into()).socket("log"), Path::new("/s"));
     }
 }

@@ -1,37 +1,52 @@
-//! The completion script: words from the command line's own table, service names from the device.
+//! The completion script: words from the command line's own table, names of services and objects from the device.
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use crate::{cli::Cli, error::Error, output::Output};
 
-/// Wraps the generated function: where a service is wanted, the names come from the running device. JSON is printed
+/// Wraps the generated function: where a service, an object or a method is wanted, the names come from the running device. JSON is printed
 /// with two blanks a level, so that a name stands alone on a line that begins with exactly two.
 const NAMES: &str = r#"
 _vestalctl_services() {
     vestalctl --json service list 2>/dev/null | sed -n 's/^  "\(.*\)": {.*$/\1/p'
 }
 
+_vestalctl_methods() {
+    vestalctl list -v "$1" 2>/dev/null | sed -n 's/^  \([A-Za-z0-9_]*\)(.*$/\1/p'
+}
+
+_vestalctl_daemons() {
+    printf '%s\n' supervisor registry log heartbeat config upgrade driver autorun
+}
+
 _vestalctl_with_services() {
-    local word="${COMP_WORDS[COMP_CWORD]}" wanted="" part name
-    local -a words=()
+    local word="${COMP_WORDS[COMP_CWORD]}" part name
+    local -a words=() names=()
     for part in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case "$part" in -*) ;; *) words+=("$part") ;; esac
     done
     case "${words[*]}" in
-        status | "service list" | "service start" | "service stop" | "service restart" | \
-        "service reload" | "service delete" | "service signal" | "service state" | \
-        "service get-data" | "service update-start" | "service update-complete")
-            wanted=1 ;;
+        status | log | "log "* | "service list" | "service start" | "service stop" | \
+        "service restart" | "service reload" | "service delete" | "service signal" | \
+        "service state" | "service replace" | "service get-data" | "service update-start" | \
+        "service update-complete")
+            names=(_vestalctl_services) ;;
+        call | list | wait-for | "wait-for "* | "registry policy")
+            names=(vestalctl list) ;;
+        "call "*)
+            [[ ${#words[@]} -eq 2 ]] && names=(_vestalctl_methods "${words[1]}") ;;
+        log-level)
+            names=(_vestalctl_daemons) ;;
     esac
     _vestalctl "$@"
-    if [[ -n "$wanted" && "$word" != -* ]]; then
+    if [[ ${#names[@]} -gt 0 && "$word" != -* ]]; then
         COMPREPLY=()
         while IFS= read -r name; do
             if [[ "$name" == "$word"* ]]; then
                 COMPREPLY+=("$(printf '%q' "$name")")
             fi
-        done < <(_vestalctl_services)
+        done < <("${names[@]}" 2>/dev/null)
     fi
 }
 

@@ -1,4 +1,4 @@
-//! `vestalctl`: the device's command-line program; under the name `ubus` it is OpenWrt's.
+//! `vestalctl`: the device's command-line program; under the names `ubus`, `logread` and `logger` it is OpenWrt's.
 //!
 //! It decides nothing about services: it asks the daemons and shows what they answer. `main` only wires.
 
@@ -7,16 +7,25 @@ mod cli;
 mod completion;
 mod definition;
 mod error;
+mod events;
 mod format;
+mod lines;
+mod logs;
+mod monitor;
 mod objects;
 mod output;
 mod process;
 mod reexec;
+mod registry;
+mod replace;
 mod service;
 mod signal;
+mod stamp;
 mod status;
 mod system;
 mod table;
+#[cfg(feature = "top")]
+mod top;
 mod ubus;
 mod units;
 
@@ -31,22 +40,36 @@ use crate::{
     output::Output,
 };
 
+/// What errors begin with.
+const NAME: &str = "vestalctl";
+
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let called = args.first().and_then(|name| Path::new(name).file_name());
-    let is_ubus = called.is_some_and(|name| name == "ubus");
+    let called = called.and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return failed(&Error::failed(format!("start the runtime: {error}"))),
+        Err(error) => return failed(NAME, &Error::failed(format!("start the runtime: {error}"))),
     };
-    if is_ubus {
-        return runtime.block_on(ubus::run(args.into_iter().skip(1).collect()));
+    let words = || args.iter().skip(1).cloned().collect();
+    let ended = match &*called {
+        "ubus" => return runtime.block_on(ubus::run(words())),
+        "logread" => runtime.block_on(logs::applets::logread(words())),
+        "logger" => runtime.block_on(logs::applets::logger(words())),
+        _ => return vestalctl(&runtime, args),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&called, &error),
     }
+}
+
+fn vestalctl(runtime: &tokio::runtime::Runtime, args: Vec<OsString>) -> ExitCode {
     // Prints help, version and mistakes by itself, and exits with 0 or 2.
     let cli = Cli::parse_from(args);
     match runtime.block_on(run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
+        Err(error) => failed(NAME, &error),
     }
 }
 
@@ -64,6 +87,15 @@ async fn run(Cli { common, command }: Cli) -> Result<(), Error> {
         Command::List { verbose, pattern } => {
             objects::list(&Bus::new(&common)?, out, verbose, pattern.as_deref()).await
         }
+        Command::Listen(given) => events::listen(&Bus::new(&common)?, out, &given).await,
+        Command::WaitFor(given) => events::wait_for(&Bus::new(&common)?, out, &given).await,
+        Command::Publish(given) => events::publish(&Bus::new(&common)?, out, &given).await,
+        Command::Monitor(given) => monitor::monitor(&Bus::new(&common)?, out, &given).await,
+        Command::Registry(command) => registry::run(&Bus::new(&common)?, out, command).await,
+        Command::Log(given) => logs::log(&common, out, &given).await,
+        Command::LogLevel(given) => logs::level(&Bus::new(&common)?, out, &given).await,
+        #[cfg(feature = "top")]
+        Command::Top => top::run(&Bus::new(&common)?).await,
         Command::Supervisor(DaemonCommand::Reexec(within)) => {
             reexec::reexec(&Bus::new(&common)?, out, "supervisor", within.timeout).await
         }
@@ -73,7 +105,7 @@ async fn run(Cli { common, command }: Cli) -> Result<(), Error> {
     }
 }
 
-fn failed(error: &Error) -> ExitCode {
-    eprintln!("vestalctl: {}", table::clean(&error.text));
+fn failed(name: &str, error: &Error) -> ExitCode {
+    eprintln!("{name}: {}", table::clean(&error.text));
     ExitCode::from(error.exit as u8)
 }

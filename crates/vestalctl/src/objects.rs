@@ -1,25 +1,33 @@
 //! `vestalctl call` and `vestalctl list`: any object of the bus.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use endpoint::{ArgumentKind, CallError, Description};
+use endpoint::{ArgumentKind, Description};
+use protocol::{policy, registry};
 use serde_json::{Map, Value, json};
 
 use crate::{
     bus::{Bus, How},
     error::{Error, Exit},
     output::Output,
+    process,
     table::clean,
 };
 
 /// How long a daemon may take to say what it serves; one that hangs does not hide the others.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// One object, and where it is served.
+/// One object, and who serves it.
 pub(crate) struct Found {
     pub(crate) name: String,
-    pub(crate) description: Description,
+    /// Absent where it was not asked for, or its process does not answer.
+    pub(crate) description: Option<Description>,
     socket: PathBuf,
+    /// What the registry knows of it.
+    registered: Option<registry::Found>,
 }
 
 /// Calls a method and prints the answer: JSON, or raw bytes as they are.
@@ -39,14 +47,14 @@ pub(crate) async fn call(
     }
 }
 
-/// Prints the objects of every daemon that answers.
+/// Prints the objects that are registered, and those of every daemon that answers.
 pub(crate) async fn list(
     bus: &Bus,
     out: Output,
     verbose: bool,
     pattern: Option<&str>,
 ) -> Result<(), Error> {
-    let found: Vec<Found> = everything(bus)
+    let found: Vec<Found> = everything(bus, verbose)
         .await?
         .into_iter()
         .filter(|object| pattern.is_none_or(|pattern| matches(pattern, &object.name)))
@@ -65,58 +73,77 @@ pub(crate) async fn list(
 }
 
 /// All objects that are served now. An error only where no daemon answers at all.
-pub(crate) async fn everything(bus: &Bus) -> Result<Vec<Found>, Error> {
-    let mut found = Vec::new();
-    let mut answered = false;
-    let mut silent: Option<CallError> = None;
-    for socket in bus.sockets() {
-        match bus.describe(&socket, PATIENCE).await {
-            Ok(objects) => {
-                answered = true;
-                found.extend(of_socket(&socket, objects));
-            }
-            Err(error) => silent = silent.or(Some(error)),
+pub(crate) async fn everything(bus: &Bus, describe: bool) -> Result<Vec<Found>, Error> {
+    let rows = if bus.has_registry() { bus.registered().await } else { Ok(Vec::new()) };
+    let rows = rows.unwrap_or_default();
+    let mut sockets = bus.sockets();
+    for row in &rows {
+        let path = PathBuf::from(&row.socket);
+        if !sockets.contains(&path) {
+            sockets.push(path);
         }
     }
-    match silent {
-        Some(error) if !answered => Err(error.into()),
-        None if !answered => {
-            let text = "cannot reach any daemon: there is no socket in the run directory; start vestal-keeper";
-            Err(Error::new(Exit::Unreachable, text))
-        }
-        _ => Ok(found),
+    // Whoever is registered needs to be asked only for the details.
+    let is_asked =
+        |path: &PathBuf| describe || !rows.iter().any(|row| Path::new(&row.socket) == path);
+    let asked: Vec<_> = sockets.into_iter().filter(is_asked).collect();
+    if asked.is_empty() && rows.is_empty() {
+        let text =
+            "cannot reach any daemon: there is no socket in the run directory; start vestal-keeper";
+        return Err(Error::new(Exit::Unreachable, text));
     }
+    let mut answers = bus.describe(&asked, PATIENCE).await;
+    if rows.is_empty() && answers.iter().all(|(_, answer)| answer.is_err()) {
+        let silent = answers.into_iter().find_map(|(_, answer)| answer.err());
+        return Err(silent.expect("somebody was asked and nobody answered").into());
+    }
+    let mut found: Vec<Found> = Vec::new();
+    for row in rows {
+        let socket = PathBuf::from(&row.socket);
+        let answer = answers.iter_mut().find(|(path, _)| *path == socket);
+        let description = answer
+            .and_then(|(_, answer)| answer.as_mut().ok())
+            .and_then(|described| described.remove(&row.object.name));
+        let name = row.object.name.clone();
+        found.push(Found { name, description, socket, registered: Some(row) });
+    }
+    for (socket, answer) in answers {
+        for (name, description) in answer.unwrap_or_default() {
+            let (description, socket) = (Some(description), socket.clone());
+            found.push(Found { name, description, socket, registered: None });
+        }
+    }
+    Ok(found)
 }
 
-fn of_socket(
-    socket: &std::path::Path,
-    objects: BTreeMap<String, Description>,
-) -> impl Iterator<Item = Found> {
-    objects.into_iter().map(|(name, description)| Found {
-        name,
-        description,
-        socket: socket.to_owned(),
-    })
-}
-
-/// Whether a name is meant: the same one, or all that begin like it where a `*` ends the pattern.
+/// Whether a name is meant; a `*` stands for any text.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(beginning) => name.starts_with(beginning),
-        None => pattern == name,
-    }
+    policy::matches(pattern, name)
+}
+
+/// `1.2`, from the number that travels.
+pub(crate) fn version(number: u32) -> String {
+    format!("{}.{}", number >> 16, number & 0xffff)
 }
 
 fn shown(object: &Found, verbose: bool) -> (String, Value) {
-    let description = &object.description;
-    let mut members = json!({
-        "socket": object.socket,
-        "interface": description.interface,
-        "version": description.version,
-    });
-    if verbose {
-        members["methods"] = json!(description.methods);
-        members["events"] = json!(description.events);
+    let mut members = json!({ "socket": object.socket });
+    if let Some(description) = &object.description {
+        members["interface"] = json!(description.interface);
+        members["version"] = json!(version(description.version));
+        members["hash"] = json!(format!("{:016x}", description.hash()));
+        if verbose {
+            members["methods"] = json!(description.methods);
+            members["events"] = json!(description.events);
+        }
+    }
+    if let Some(registered) = &object.registered {
+        members["interface"] = json!(registered.object.interface);
+        members["version"] = json!(version(registered.object.version));
+        members["hash"] = json!(format!("{:016x}", registered.object.hash));
+        members["handle"] = json!(registered.handle);
+        members["pid"] = json!(registered.pid);
+        members["uid"] = json!(registered.uid);
     }
     (object.name.clone(), members)
 }
@@ -126,8 +153,11 @@ fn lines(object: &Found, verbose: bool) -> String {
     if !verbose {
         return format!("{name}\n");
     }
-    let description = &object.description;
-    let mut text = format!("{name} ({} {})\n", clean(&description.interface), description.version);
+    let mut text = head(object);
+    let Some(description) = &object.description else {
+        text.push_str("  its process does not say what it offers\n");
+        return text;
+    };
     for method in &description.methods {
         text.push_str(&format!("  {}(", clean(&method.name)));
         for (number, argument) in method.args.iter().enumerate() {
@@ -140,6 +170,9 @@ fn lines(object: &Found, verbose: bool) -> String {
             ));
         }
         text.push(')');
+        if !method.returns.is_empty() {
+            text.push_str(&format!(" -> {}", clean(&method.returns)));
+        }
         if !method.text.is_empty() {
             text.push_str(&format!("  {}", clean(&method.text)));
         }
@@ -147,6 +180,34 @@ fn lines(object: &Found, verbose: bool) -> String {
     }
     for event in &description.events {
         text.push_str(&format!("  event {}\n", clean(event)));
+    }
+    text
+}
+
+/// The lines about who serves it.
+fn head(object: &Found) -> String {
+    let (interface, number, hash) = match (&object.registered, &object.description) {
+        (Some(registered), _) => {
+            let served = &registered.object;
+            (served.interface.as_str(), served.version, served.hash)
+        }
+        (None, Some(described)) => {
+            (described.interface.as_str(), described.version, described.hash())
+        }
+        (None, None) => ("unknown", 0, 0),
+    };
+    let (name, interface) = (clean(&object.name), clean(interface));
+    let mut text = format!("{name} ({interface} {}, {hash:016x})\n", version(number));
+    let socket = clean(&object.socket.to_string_lossy());
+    match &object.registered {
+        Some(registered) => text.push_str(&format!(
+            "  at {socket}, handle {}, pid {} ({}), user {}\n",
+            registered.handle,
+            registered.pid,
+            clean(&process::name(registered.pid)),
+            process::user(registered.uid)
+        )),
+        None => text.push_str(&format!("  at {socket}, not registered\n")),
     }
     text
 }
@@ -171,23 +232,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_at_the_end_means_all_that_begin_so() {
-        assert!(matches("net*", "network.interface") && matches("*", "x") && matches("log", "log"));
-        assert!(!matches("log", "log/kernel") && !matches("n*t", "net"));
-    }
-
-    #[test]
     fn methods_are_shown_with_their_arguments() {
         let args = [("name", ArgumentKind::String, true), ("wait", ArgumentKind::Boolean, false)];
-        let description =
-            Description::new("vestal.service", 1).method("stop", &args, "stops it", "");
-        let found = Found { name: "service".to_owned(), description, socket: "/s".into() };
+        let description = Description::new("vestal.service", protocol::objects::version(1, 2))
+            .method("stop", &args, "stops it", "");
+        let hash = format!("{:016x}", description.hash());
+        let name = "service".to_owned();
+        let mut found =
+            Found { name, description: Some(description), socket: "/s".into(), registered: None };
         assert_eq!(lines(&found, false), "service\n");
         assert_eq!(
             lines(&found, true),
-            "service (vestal.service 1)\n  stop(name: string, wait?: boolean)  stops it\n"
+            format!(
+                "service (vestal.service 1.2, {hash})\n  at /s, not registered\n  \
+                 stop(name: string, wait?: boolean)  stops it\n"
+            )
         );
         let (_, shown) = shown(&found, true);
         assert_eq!(shown["methods"][0]["args"][0]["type"], "string");
+        found.description = None;
+        assert!(lines(&found, true).ends_with("does not say what it offers\n"));
     }
 }

@@ -10,6 +10,16 @@ use crate::{
     table::{Table, clean},
 };
 
+/// How a line looks on a terminal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Style {
+    Plain,
+    Faint,
+    Strong,
+    Waiting,
+    Bad,
+}
+
 /// How results are printed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
@@ -26,12 +36,36 @@ impl Output {
 
     /// Prints bytes as they are.
     pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Error> {
+        Self::write(bytes).map(|_| ())
+    }
+
+    /// Prints a part of something without an end; `false`: nobody reads any more.
+    pub(crate) fn stream(text: &str) -> Result<bool, Error> {
+        Self::write(text.as_bytes())
+    }
+
+    fn write(bytes: &[u8]) -> Result<bool, Error> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
             // `vestalctl status | head -1`: who reads has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             Err(error) => Err(Error::failed(format!("write to standard output: {error}"))),
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
+        }
+    }
+
+    /// A text in a style, where a person sees it.
+    pub(crate) fn styled(self, text: &str, style: Style) -> String {
+        let code = match style {
+            Style::Plain => None,
+            Style::Faint => Some("2"),
+            Style::Strong => Some("1"),
+            Style::Waiting => Some("33"),
+            Style::Bad => Some("31"),
+        };
+        match code.filter(|_| self.colour) {
+            Some(code) => format!("\x1b[{code}m{text}\x1b[0m"),
+            None => text.to_owned(),
         }
     }
 

@@ -11,6 +11,26 @@ pub(crate) struct Usage {
     pub(crate) processor: Duration,
 }
 
+/// What the kernel calls a process; nothing for one that is gone or was never known.
+pub(crate) fn name(pid: i32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+/// The name of a user, or the number where it has none.
+pub(crate) fn user(uid: u32) -> String {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    user_of(&users, uid).unwrap_or_else(|| uid.to_string())
+}
+
+fn user_of(users: &str, uid: u32) -> Option<String> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
 /// Looks at a process.
 pub(crate) fn usage(pid: u32) -> Option<Usage> {
     let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
@@ -19,6 +39,22 @@ pub(crate) fn usage(pid: u32) -> Option<Usage> {
         memory: resident_pages(&read("statm")?)?.checked_mul(page)?,
         processor: processor_time(&read("stat")?, rustix::param::clock_ticks_per_second())?,
     })
+}
+
+/// What `top` shows of a process.
+#[cfg(feature = "top")]
+pub(crate) fn sample(pid: u32) -> Option<crate::top::Sample> {
+    let Usage { memory, processor } = usage(pid)?;
+    // Another user's process keeps this to itself.
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    Some(crate::top::Sample { processor, resident: memory, proportional: proportional(&rollup) })
+}
+
+/// The `Pss:` line of proc_pid_smaps(5), in bytes.
+#[cfg(feature = "top")]
+fn proportional(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The second field of proc_pid_statm(5).
@@ -50,6 +86,25 @@ mod tests {
         assert_eq!(processor_time("", 100), None);
         assert_eq!(processor_time("7 (a) S 1", 100), None);
         assert_eq!(resident_pages("12"), None);
+    }
+
+    #[cfg(feature = "top")]
+    #[test]
+    fn the_share_of_shared_memory_is_in_the_rollup() {
+        let rollup =
+            "5592-7ffc ---p 0 00:00 0 [rollup]\nRss:  5584 kB\nPss:  1231 kB\nPss_Dirty: 4 kB\n";
+        assert_eq!(proportional(rollup), Some(1231 << 10));
+        assert_eq!(proportional(""), None);
+        assert!(sample(std::process::id()).unwrap().proportional.is_some());
+    }
+
+    #[test]
+    fn users_are_found_by_their_number() {
+        let users = "root:x:0:0::/:/bin/sh\nbroken\n:x:7::\ncam:x:1000:1000::/:/bin/sh\n";
+        assert_eq!(user_of(users, 1000).as_deref(), Some("cam"));
+        assert_eq!(user_of(users, 7), None);
+        assert_eq!(name(i32::MAX), "");
+        assert!(!name(i32::try_from(std::process::id()).unwrap()).is_empty());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     definition,
     error::{Error, Exit},
     output::Output,
-    signal,
+    replace, signal,
     table::{Cell, Table, clean},
 };
 
@@ -48,6 +48,9 @@ pub(crate) async fn run(
         ServiceCommand::Signal { name, target } => ("signal", signalled(&name, &target)?),
         ServiceCommand::State { name, spawn } => ("state", json!({ "name": name, "spawn": spawn })),
         ServiceCommand::GetData { name } => ("get_data", target(name.as_deref(), None)),
+        ServiceCommand::Replace { name, instance, timeout } => {
+            return replace::replace(bus, out, &name, instance.as_deref(), timeout).await;
+        }
         ServiceCommand::Reread => return reread(bus, out).await,
         ServiceCommand::UpdateStart { name } => ("update_start", json!({ "name": name })),
         ServiceCommand::UpdateComplete { name } => ("update_complete", json!({ "name": name })),

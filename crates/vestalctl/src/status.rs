@@ -18,28 +18,28 @@ use crate::{
 
 /// One line. What is not known is left out of JSON and shown as `-`.
 #[derive(Debug, Default, Serialize)]
-struct Row {
-    service: String,
+pub(crate) struct Row {
+    pub(crate) service: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    instance: Option<String>,
-    state: String,
-    running: bool,
-    ready: bool,
+    pub(crate) instance: Option<String>,
+    pub(crate) state: String,
+    pub(crate) running: bool,
+    pub(crate) ready: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    uptime_ms: Option<u64>,
+    pub(crate) uptime_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    restarts: Option<u64>,
+    pub(crate) restarts: Option<u64>,
     #[serde(skip_serializing_if = "String::is_empty")]
-    health: String,
+    pub(crate) health: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    memory_bytes: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cpu_ms: Option<u64>,
+    pub(crate) cpu_ms: Option<u64>,
     /// What it says of itself, or why it isn't running.
     #[serde(skip_serializing_if = "String::is_empty")]
-    note: String,
+    pub(crate) note: String,
 }
 
 /// Prints the status of all services, or of one.
@@ -90,7 +90,7 @@ fn unknown_service(name: &str, services: &Map<String, Value>, report: &Value) ->
 }
 
 /// The instances of a service; one line without an instance where it has none.
-fn rows(service: &str, listed: &Value) -> Vec<Row> {
+pub(crate) fn rows(service: &str, listed: &Value) -> Vec<Row> {
     let row = |instance: Option<&String>, listed: &Value| {
         let text = |key: &str| listed[key].as_str().unwrap_or_default().to_owned();
         let running = listed["running"] == true;
@@ -177,7 +177,7 @@ fn table(rows: &[Row]) -> Table {
 }
 
 /// The colour of a state; one of a newer supervisor has none.
-fn paint(state: &str) -> Paint {
+pub(crate) fn paint(state: &str) -> Paint {
     match state {
         "ready" | "running" | "done" => Paint::Good,
         "starting" | "stopping" | "waiting" | "checking" | "pausing" | "reloading" => {

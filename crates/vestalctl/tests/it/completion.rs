@@ -48,3 +48,13 @@ fn commands_are_offered_elsewhere() {
     assert!(offered(&fake, "vestalctl sta", 1).contains("status"));
     assert!(offered(&fake, "vestalctl service re", 2).contains("reload"));
 }
+
+#[test]
+fn objects_methods_and_daemons_are_offered_where_one_is_wanted() {
+    let fake = Fake::with_bus();
+    assert_eq!(offered(&fake, "vestalctl call c", 2), "camera\n");
+    assert_eq!(offered(&fake, "vestalctl call camera ''", 3), "snap\n");
+    assert_eq!(offered(&fake, "vestalctl wait-for camera l", 3), "log\n");
+    assert_eq!(offered(&fake, "vestalctl log-level re", 2), "registry\n");
+    assert_eq!(offered(&fake, "vestalctl log -f web i", 4), "idle\n");
+}

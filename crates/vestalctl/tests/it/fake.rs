@@ -2,10 +2,11 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::{net::UnixListener, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use endpoint::{
@@ -15,9 +16,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
+use crate::bus::{self, Shared};
+
 /// The running fake; dropping it ends it.
 pub(crate) struct Fake {
     folder: TempDir,
+    pub(crate) bus: Shared,
     end: Option<oneshot::Sender<()>>,
 }
 
@@ -46,10 +50,23 @@ impl Reply {
 }
 
 impl Fake {
+    /// Only the supervisor.
     pub(crate) fn start() -> Self {
+        Self::begin(false)
+    }
+
+    /// With a registry, a log and a camera.
+    pub(crate) fn with_bus() -> Self {
+        Self::begin(true)
+    }
+
+    fn begin(whole: bool) -> Self {
         let folder = tempfile::Builder::new().prefix("vc").tempdir_in("/tmp").unwrap();
         let listener = UnixListener::bind(folder.path().join("supervisor.sock")).unwrap();
         let (end, ended) = oneshot::channel::<()>();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let shared = Shared::default();
+        let (run_dir, told) = (folder.path().to_owned(), shared.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async move {
@@ -57,10 +74,13 @@ impl Fake {
                 server.add("service", Service::default()).unwrap();
                 server.add("system", System).unwrap();
                 server.listen(listener).unwrap();
+                let _servers = whole.then(|| bus::serve(&run_dir, &told));
+                ready.send(()).unwrap();
                 let _ = ended.await;
             });
         });
-        Self { folder, end: Some(end) }
+        is_ready.recv().unwrap();
+        Self { folder, bus: shared, end: Some(end) }
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -82,6 +102,22 @@ impl Fake {
         run(&mut command(self.run_dir(), "vestalctl", args), input)
     }
 
+    /// Starts a command that lasts.
+    pub(crate) fn start_ctl(&self, name: &str, args: &[&str]) -> Running {
+        let mut command = command(self.run_dir(), name, args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (printed, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                // A test that has seen enough reads no more.
+                let _ = printed.send(line.unwrap());
+            }
+        });
+        Running { child, lines }
+    }
+
     pub(crate) fn ubus(&self, args: &[&str]) -> Reply {
         run(&mut command(self.run_dir(), "ubus", args), "")
     }
@@ -90,6 +126,40 @@ impl Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         drop(self.end.take());
+    }
+}
+
+/// No test waits longer for one thing.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// A command that lasts; dropping it kills it.
+pub(crate) struct Running {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Running {
+    /// The next line it prints, without its end; empty once it prints no more.
+    pub(crate) fn line(&mut self) -> String {
+        use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
+        match self.lines.recv_timeout(LIMIT) {
+            Ok(line) => line,
+            Err(Disconnected) => String::new(),
+            Err(Timeout) => panic!("it printed nothing within {LIMIT:?}"),
+        }
+    }
+
+    /// Its exit code, when it ends by itself.
+    pub(crate) fn code(&mut self) -> i32 {
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -120,6 +190,8 @@ struct Service {
     kept: Vec<Responder>,
     /// Looks at the report so far: the supervisor has been replaced from the third on.
     looks: u64,
+    /// The instance that can be replaced has been, so often.
+    replaced: u64,
 }
 
 const NAME: (&str, ArgumentKind, bool) = ("name", ArgumentKind::String, true);
@@ -141,6 +213,7 @@ impl Serve for Service {
             "update_start",
             "raw",
             "nothing",
+            "replace",
         ];
         let spawn = ("spawn", ArgumentKind::Boolean, true);
         let start = Description::new("vestal.service", 1).event("service.start");
@@ -154,7 +227,20 @@ impl Serve for Service {
         let args: Value = call.parse().unwrap();
         let fail = |code, text: &str| Err(Failure::new(code, text));
         let answer = match &*call.method {
+            "list" if args["name"] == "live" => {
+                let pid = 500 + self.replaced;
+                Ok(
+                    json!({ "live": { "instances": { "instance1": { "running": true, "pid": pid } } } }),
+                )
+            }
             "list" => Ok(listed(&args)),
+            "replace" if args["name"] == "live" => {
+                self.replaced += 1;
+                Ok(json!({}))
+            }
+            "replace" => {
+                fail(Code::Failed, "the new one was not ready within 30s; the old one still runs")
+            }
             "stop" => {
                 self.kept.push(call.responder);
                 return;

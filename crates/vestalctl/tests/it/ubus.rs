@@ -95,3 +95,61 @@ fn another_socket_can_be_named_and_a_link_is_enough() {
     command.env_clear().arg("-s").arg(socket).args(["call", "system", "board"]);
     assert_eq!(run(&mut command, "").code, 0);
 }
+
+#[test]
+fn events_are_sent_and_listened_to() {
+    let fake = Fake::with_bus();
+    let mut listening = fake.start_ctl("ubus", &["-S", "listen", "cam.*", "door"]);
+    fake.bus.until_subscribed();
+    let reply = fake.ubus(&["send", "cam.moved", r#"{"by":2}"#]);
+    assert_eq!((reply.code, &*reply.stdout), (0, ""), "{reply:?}");
+    assert_eq!(listening.line(), "{ \"cam.moved\": {\"by\":2} }");
+    assert_eq!(fake.ubus(&["send", "door"]).code, 0);
+    assert_eq!(listening.line(), "{ \"door\": {} }");
+    let reply = fake.ubus(&["send", "door", "x"]);
+    assert_eq!((reply.code, &*reply.stderr), (12, "Command failed: Parsing message data failed\n"));
+    let reply = fake.ubus(&["send", "service.exit"]);
+    assert_eq!((reply.code, &*reply.stderr), (6, "Command failed: Permission denied\n"));
+}
+
+#[test]
+fn a_subscription_leaves_the_objects_name_out() {
+    let fake = Fake::with_bus();
+    let mut subscribed = fake.start_ctl("ubus", &["subscribe", "camera"]);
+    fake.bus.until_subscribed();
+    fake.bus.publish("camera.moved", &serde_json::json!({}));
+    assert_eq!(subscribed.line(), "{ \"moved\": {");
+    let reply = fake.ubus(&["subscribe", "none"]);
+    assert_eq!((reply.code, &*reply.stderr), (4, "Command failed: Not found\n"));
+}
+
+#[test]
+fn waiting_ends_when_the_objects_are_there_or_the_time_is_over() {
+    let fake = Fake::with_bus();
+    assert_eq!(fake.ubus(&["wait_for", "camera", "log"]).code, 0);
+    let reply = fake.ubus(&["-t", "1", "wait_for", "camera", "none"]);
+    assert_eq!((reply.code, &*reply.stderr), (7, "Command failed: Request timed out\n"));
+}
+
+#[test]
+fn what_has_no_meaning_here_exits_with_2() {
+    let reply = Fake::with_bus().ubus(&["-m", "invoke", "monitor"]);
+    assert_eq!((reply.code, reply.stderr.contains("-m and -M")), (2, true), "{reply:?}");
+}
+
+#[test]
+fn monitor_prints_calls_and_events() {
+    let fake = Fake::with_bus();
+    let mut monitor = fake.start_ctl("ubus", &["monitor"]);
+    fake.bus.until_subscribed();
+    let call = loop {
+        // The tap begins some time after the subscription: what is called before is not seen.
+        assert_eq!(fake.ubus(&["call", "camera", "snap"]).code, 0);
+        fake.bus.publish("door", &serde_json::json!({}));
+        let line = monitor.line();
+        if line.contains("\"snap\"") {
+            break line;
+        }
+    };
+    assert!(call.starts_with("-> ") && call.contains("\"outcome\":\"done\""), "{call}");
+}

@@ -1,7 +1,9 @@
 //! Called under the name `ubus`: OpenWrt's command line, output and exit codes on our bus, for scripts that know no other.
 //!
 //! Exit codes: the status, or 256 less the status for a failed `call` whose stderr is no terminal; that is what ubus
-//! does. 255: nobody answers. 254: wrong arguments of a command. 1: wrong usage.
+//! does. 255: nobody answers. 254: wrong arguments of a command. 1: wrong usage. 2: an option that has no meaning here.
+
+mod events;
 
 use std::{
     ffi::OsString,
@@ -34,6 +36,11 @@ Options:
 Commands:
  list [<path>]                     list objects; `net*` for all that begin with `net`
  call <path> <method> [<message>]  call a method; the message is a JSON object
+ listen [<pattern>...]             print events; `service.*` for all that begin with `service.`
+ send <type> [<message>]           send an event
+ subscribe <path> [<path>...]      print the events of these objects
+ wait_for <path> [<path>...]       return when all of these objects are there
+ monitor                           print every call and event; for root
 ";
 
 /// Numbers of libubus that are not codes of ours.
@@ -50,6 +57,8 @@ struct Options {
     within: Duration,
     simple: bool,
     verbose: bool,
+    /// `-m` and `-M`: filters of the types of ubus' messages, which are not ours.
+    filtered: bool,
     words: Vec<String>,
 }
 
@@ -62,6 +71,8 @@ enum End {
     Arguments,
     /// Nobody answers: exit code 255.
     NoConnection,
+    /// An option of ubus that has no meaning here: exit code 2.
+    Meaningless(&'static str),
     /// Before the method was called.
     Status(u8),
     /// By the method; with what is known about it.
@@ -87,6 +98,9 @@ pub(crate) async fn run(args: Vec<OsString>) -> ExitCode {
 
 async fn command(options: &Options) -> Result<(), End> {
     let (name, arguments) = options.words.split_first().ok_or(End::Usage)?;
+    if options.filtered {
+        return Err(End::Meaningless("-m and -M: calls and events here are not ubus' messages"));
+    }
     let bus = match &options.socket {
         Some(socket) => Bus::of_socket(socket.clone()),
         None => Bus::new(&Common::default()).map_err(|_| End::NoConnection)?,
@@ -96,16 +110,23 @@ async fn command(options: &Options) -> Result<(), End> {
         ("list", [pattern]) => list(&bus, options, Some(pattern)).await,
         ("call", [path, method]) => call(&bus, options, path, method, "{}").await,
         ("call", [path, method, message]) => call(&bus, options, path, method, message).await,
+        ("listen", patterns) => events::listen(&bus, options, patterns).await,
+        ("subscribe", [_, ..]) => events::subscribe(&bus, options, arguments).await,
+        ("send", [kind]) => events::send(&bus, kind, "{}").await,
+        ("send", [kind, message]) => events::send(&bus, kind, message).await,
+        ("wait_for", [_, ..]) => events::wait_for(&bus, options, arguments).await,
+        ("monitor", []) => events::monitor(&bus).await,
         _ => Err(End::Arguments),
     }
 }
 
 async fn list(bus: &Bus, options: &Options, pattern: Option<&str>) -> Result<(), End> {
-    let mut found = objects::everything(bus).await.map_err(|error| match error.exit {
-        Exit::Unreachable => End::NoConnection,
-        Exit::TimedOut => End::Status(TIMED_OUT),
-        _ => End::Status(CONNECTION_FAILED),
-    })?;
+    let mut found =
+        objects::everything(bus, options.verbose).await.map_err(|error| match error.exit {
+            Exit::Unreachable => End::NoConnection,
+            Exit::TimedOut => End::Status(TIMED_OUT),
+            _ => End::Status(CONNECTION_FAILED),
+        })?;
     found.sort_by(|a, b| a.name.cmp(&b.name));
     let text: String = (1..)
         .zip(&found)
@@ -123,7 +144,8 @@ fn lines(id: u32, object: &Found, verbose: bool) -> String {
     if !verbose {
         return format!("{}\n", object.name);
     }
-    format!("'{}' @{id:08x}\n{}", object.name, signature(&object.description))
+    let methods = object.description.as_ref().map(signature).unwrap_or_default();
+    format!("'{}' @{id:08x}\n{methods}", object.name)
 }
 
 fn signature(description: &Description) -> String {
@@ -156,13 +178,7 @@ async fn call(
     method: &str,
     message: &str,
 ) -> Result<(), End> {
-    let message = match serde_json::from_str::<Value>(message) {
-        Ok(message) if message.is_object() => message,
-        Ok(_) => return Err(End::Call(PARSE_ERROR, "the message is no JSON object".to_owned())),
-        Err(error) => {
-            return Err(End::Call(PARSE_ERROR, format!("the message is no JSON: {error}")));
-        }
-    };
+    let message = object(message).map_err(|text| End::Call(PARSE_ERROR, text))?;
     let served = tokio::time::timeout(options.within, bus.serves(path)).await;
     let served = served.map_err(|_| End::Status(TIMED_OUT))?.map_err(|error| match error {
         CallError::Unreachable { .. } => End::NoConnection,
@@ -180,6 +196,15 @@ async fn call(
         return Ok(());
     }
     Ok(Output::text(&format!("{}\n", format::message(&answer, options.simple)))?)
+}
+
+/// A message: nothing but an object is one.
+fn object(message: &str) -> Result<Value, String> {
+    match serde_json::from_str::<Value>(message) {
+        Ok(message) if message.is_object() => Ok(message),
+        Ok(_) => Err("the message is no JSON object".to_owned()),
+        Err(error) => Err(format!("the message is no JSON: {error}")),
+    }
 }
 
 fn status(error: &CallError) -> u8 {
@@ -216,6 +241,7 @@ fn report(options: Option<&Options>, end: &End) -> ExitCode {
     let simple = options.is_some_and(|options| options.simple);
     match end {
         End::Usage | End::Arguments => eprint!("{USAGE}"),
+        End::Meaningless(text) => eprintln!("ubus: {text}"),
         End::NoConnection if !simple => eprintln!("Failed to connect to ubus"),
         End::Status(status) if !simple => eprintln!("Command failed: {}", words(*status)),
         End::Call(status, text) if !simple => {
@@ -239,6 +265,7 @@ fn report(options: Option<&Options>, end: &End) -> ExitCode {
 fn exit_code(end: &End, positive: bool) -> u8 {
     match end {
         End::Usage => 1,
+        End::Meaningless(_) => 2,
         End::Arguments => 254,
         End::NoConnection => 255,
         End::Status(status) => *status,
@@ -250,8 +277,14 @@ fn exit_code(end: &End, positive: bool) -> u8 {
 
 /// Options may stand anywhere before `--`, as getopt(3) of GNU takes them; `None`: unknown option, or a value is missing.
 fn parse(args: Vec<OsString>) -> Option<Options> {
-    let mut options =
-        Options { socket: None, within: USUAL, simple: false, verbose: false, words: Vec::new() };
+    let mut options = Options {
+        socket: None,
+        within: USUAL,
+        simple: false,
+        verbose: false,
+        filtered: false,
+        words: Vec::new(),
+    };
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         if arg == "--" {
@@ -267,13 +300,13 @@ fn parse(args: Vec<OsString>) -> Option<Options> {
             match letter {
                 'S' => options.simple = true,
                 'v' => options.verbose = true,
-                's' | 't' => {
+                's' | 't' | 'm' | 'M' => {
                     let rest: OsString = letters.as_str().into();
                     let value = if rest.is_empty() { args.next()? } else { rest };
-                    if letter == 's' {
-                        options.socket = Some(value.into());
-                    } else {
-                        options.within = seconds(value.to_str()?);
+                    match letter {
+                        's' => options.socket = Some(value.into()),
+                        't' => options.within = seconds(value.to_str()?),
+                        _ => options.filtered = true,
                     }
                     break;
                 }

@@ -1,10 +1,21 @@
 //! The command line: what can be written, and what it is called in `--help`. Does nothing.
 
+mod bus;
+mod log;
+mod service;
+mod system;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{signal, units};
+pub(crate) use self::{
+    bus::{Listen, Monitor, Publish, RegistryCommand, WaitFor},
+    log::{Log, LogLevel},
+    service::{Define, Order, ServiceCommand},
+    system::{SystemCommand, Watchdog},
+};
+use crate::units;
 
 /// Looks after a Vestal device: what runs, why it doesn't, and what to do about it.
 #[derive(Debug, Parser)]
@@ -69,13 +80,31 @@ pub(crate) enum Command {
     },
     /// List the objects on the bus
     List {
-        /// Print methods and their arguments too
+        /// Print who serves it, its methods and their arguments too
         #[arg(short, long)]
         verbose: bool,
         /// Only this object; `net*` for all that begin with `net`
-        #[arg(value_name = "OBJECT")]
+        #[arg(value_name = "OBJECT|PATTERN")]
         pattern: Option<String>,
     },
+    /// Print events as they happen
+    Listen(Listen),
+    /// Return when all of these objects are served
+    WaitFor(WaitFor),
+    /// Send an event to all who listen
+    Publish(Publish),
+    /// Print every call and every event on the bus; for root
+    Monitor(Monitor),
+    /// The registry: who serves what, and who may do what
+    #[command(subcommand)]
+    Registry(RegistryCommand),
+    /// Print what services, the kernel and syslog said
+    Log(Log),
+    /// Print or change how much a daemon says
+    LogLevel(LogLevel),
+    /// A live full-screen view of all services
+    #[cfg(feature = "top")]
+    Top,
     /// The supervisor itself
     #[command(subcommand)]
     Supervisor(DaemonCommand),
@@ -86,136 +115,11 @@ pub(crate) enum Command {
     Completion { shell: Shell },
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum ServiceCommand {
-    /// What the `service` object lists; procd's shape with --json
-    List {
-        name: Option<String>,
-        /// Print everything, triggers and validation rules too
-        #[arg(short, long)]
-        verbose: bool,
-    },
-    /// Define a service, or replace its definition
-    Set(Define),
-    /// Add instances to a service, or define it
-    Add(Define),
-    /// Start what is stopped
-    Start(Order),
-    /// Stop it, with a grace period
-    Stop(Order),
-    /// Stop and start
-    Restart(Order),
-    /// Let it read its configuration again
-    Reload(Order),
-    /// Stop and forget a service, or one instance of it
-    Delete(Order),
-    /// Send a signal to a service, or to one instance of it
-    #[command(override_usage = "vestalctl service signal [OPTIONS] <NAME> [INSTANCE] <SIGNAL>")]
-    Signal {
-        name: String,
-        /// TERM, SIGTERM or 15
-        #[arg(num_args = 1..=2, required = true, value_names = ["INSTANCE", "SIGNAL"])]
-        target: Vec<String>,
-    },
-    /// Read definition files and say what is wrong with them; starts nothing
-    Check {
-        #[arg(required = true)]
-        files: Vec<PathBuf>,
-    },
-    /// Switch a service on or off without forgetting it
-    State {
-        name: String,
-        #[arg(action = clap::ArgAction::Set)]
-        spawn: bool,
-    },
-    /// Print the free data of services and instances
-    GetData { name: Option<String> },
-    /// Read the definition files again
-    Reread,
-    /// Mark all instances; what `service add` does not renew is stopped by update-complete
-    UpdateStart { name: String },
-    /// Stop what was marked by update-start and not added since
-    UpdateComplete { name: String },
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Define {
-    /// TOML or procd's JSON message; `-` is standard input
-    pub(crate) file: PathBuf,
-    /// Name of the service; without it the name of the TOML file, or what the JSON says
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Order {
-    pub(crate) name: String,
-    /// Only this instance
-    pub(crate) instance: Option<String>,
-    /// Return when it is done; this is the default
-    #[arg(long, overrides_with = "no_wait")]
-    wait: bool,
-    /// Return when it is accepted
-    #[arg(long)]
-    no_wait: bool,
-    #[command(flatten)]
-    pub(crate) within: Within,
-}
-
-impl Order {
-    /// Whether to return only when it is done; of two options the last one counts.
-    pub(crate) fn waits(&self) -> bool {
-        self.wait || !self.no_wait
-    }
-}
-
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Within {
     /// Give up after this time, with exit code 5
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::parse_duration)]
     pub(crate) timeout: Duration,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum SystemCommand {
-    /// Kernel, processor, model, release
-    Board,
-    /// Uptime, load, memory, file systems
-    Info,
-    /// Show or change how the hardware watchdog is fed
-    Watchdog(Watchdog),
-    /// Send a signal to any process
-    Signal {
-        pid: i32,
-        /// TERM, SIGTERM or 15
-        #[arg(value_parser = signal::parse, allow_hyphen_values = true)]
-        signal: i32,
-    },
-    /// Stop all services and start the device anew
-    Reboot,
-    /// Stop all services and switch the device off
-    Poweroff,
-    /// Stop all services and stop the processor
-    Halt,
-}
-
-#[derive(Args, Debug, Default)]
-pub(crate) struct Watchdog {
-    /// Seconds between two feeds
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) frequency: Option<u32>,
-    /// Seconds without a feed until the hardware resets the device
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) timeout: Option<u32>,
-    /// Whether closing the device disarms it
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub(crate) magic_close: Option<bool>,
-    /// Stop feeding it
-    #[arg(long, conflicts_with = "start")]
-    pub(crate) stop: bool,
-    /// Feed it again
-    #[arg(long)]
-    pub(crate) start: bool,
 }
 
 #[derive(Debug, Subcommand)]

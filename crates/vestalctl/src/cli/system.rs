@@ -1,0 +1,47 @@
+//! `vestalctl system ...`, as it is written.
+
+use clap::{Args, Subcommand};
+
+use crate::signal;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SystemCommand {
+    /// Kernel, processor, model, release
+    Board,
+    /// Uptime, load, memory, file systems
+    Info,
+    /// Show or change how the hardware watchdog is fed
+    Watchdog(Watchdog),
+    /// Send a signal to any process
+    Signal {
+        pid: i32,
+        /// TERM, SIGTERM or 15
+        #[arg(value_parser = signal::parse, allow_hyphen_values = true)]
+        signal: i32,
+    },
+    /// Stop all services and start the device anew
+    Reboot,
+    /// Stop all services and switch the device off
+    Poweroff,
+    /// Stop all services and stop the processor
+    Halt,
+}
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct Watchdog {
+    /// Seconds between two feeds
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) frequency: Option<u32>,
+    /// Seconds without a feed until the hardware resets the device
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
+    /// Whether closing the device disarms it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) magic_close: Option<bool>,
+    /// Stop feeding it
+    #[arg(long, conflicts_with = "start")]
+    pub(crate) stop: bool,
+    /// Feed it again
+    #[arg(long)]
+    pub(crate) start: bool,
+}
