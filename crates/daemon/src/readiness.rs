@@ -1,13 +1,17 @@
 //! Says to whoever started us how we are: the sd_notify(3) protocol, and inherited sockets as in sd_listen_fds(3).
 
 use std::{
-    env, io,
+    env,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
     os::{
-        fd::{FromRawFd as _, OwnedFd},
+        fd::{BorrowedFd, FromRawFd as _, OwnedFd},
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr, UnixDatagram},
     },
 };
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// First descriptor of the inherited sockets (`SD_LISTEN_FDS_START`).
 const LISTEN_FDS_START: i32 = 3;
@@ -19,12 +23,33 @@ const LISTEN_FDS_MAX: i32 = 64;
 /// # Errors
 /// Where `NOTIFY_SOCKET` is set but can't be reached.
 pub(crate) fn notify(state: &str) -> io::Result<()> {
+    send(state, &[])
+}
+
+/// Gives the supervisor a descriptor to keep: the next start of this instance inherits it under this name, behind its sockets.
+///
+/// # Errors
+/// As [`notify`].
+pub(crate) fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    send(&format!("FDSTORE=1\nFDNAME={name}"), &[descriptor])
+}
+
+fn send(state: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let Some(path) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match path.as_encoded_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(&path)?,
     };
-    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("more than one descriptor beside a message"));
+    }
+    let text = [IoSlice::new(state.as_bytes())];
+    sendmsg(&socket, &text, &mut beside, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// The sockets that the supervisor bound for us, with their names. Call it once, before anything else is opened.

@@ -2,7 +2,10 @@
 
 use std::{
     future::Future,
-    os::{fd::OwnedFd, unix::net::UnixListener},
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::net::UnixListener,
+    },
     path::PathBuf,
     process::ExitCode,
 };
@@ -159,6 +162,14 @@ impl Context {
     #[must_use]
     pub fn socket_path(&self) -> PathBuf {
         self.places.run.join(format!("{}.sock", self.name))
+    }
+
+    /// Gives the supervisor, if there is one, a descriptor to keep: the next start of this daemon finds it in
+    /// [`Context::sockets`] under this name (FDSTORE of sd_notify(3)).
+    pub fn store(&self, name: &str, descriptor: BorrowedFd<'_>) {
+        if let Err(error) = readiness::store(name, descriptor) {
+            tracing::warn!("leave the descriptor {name} with the supervisor: {error}");
+        }
     }
 
     /// Tells the supervisor, if there is one, in the words of sd_notify(3): `READY=1`, `STATUS=...`.
