@@ -105,9 +105,9 @@ pub(crate) fn status_of_corpse(pid: i32, pidfd: BorrowedFd<'_>) -> Option<i32> {
 }
 
 /// Whether the process' environment has every one of these variables, each given as `NAME=value`.
-pub(crate) fn environment_has(pid: i32, wanted: [&[u8]; 3]) -> bool {
+pub(crate) fn environment_has(pid: i32, wanted: [&[u8]; 4]) -> bool {
     let Ok(file) = file(pid, "environ") else { return false };
-    let mut found = [false; 3];
+    let mut found = [false; 4];
     let mut chunk = [0; 4096];
     let mut variable = [0; 512];
     let mut length = 0;
@@ -125,7 +125,7 @@ pub(crate) fn environment_has(pid: i32, wanted: [&[u8]; 3]) -> bool {
                 length += 1;
             }
         }
-        if found == [true; 3] {
+        if found == [true; 4] {
             return true;
         }
     }
@@ -232,7 +232,7 @@ mod tests {
         assert!(seen && lives(me));
         assert!(stat(me).unwrap().started <= ticks_now() + 1);
         let path = [b"PATH=", std::env::var("PATH").unwrap().as_bytes()].concat();
-        assert!(environment_has(me, [&path, &path, &path]) || path.len() > 512);
-        assert!(!environment_has(me, [&path, b"VESTAL_NOT=there", &path]));
+        assert!(environment_has(me, [&path, &path, &path, &path]) || path.len() > 512);
+        assert!(!environment_has(me, [&path, b"VESTAL_NOT=there", &path, &path]));
     }
 }

@@ -141,7 +141,7 @@ fn signal_listed(cgroup: BorrowedFd<'_>, signal: i32) {
 /// Signals the session's processes and orphans whose environment names the instance; /proc is asked again after the
 /// pidfd was opened, so that no process is hit that only got the number.
 fn signal_scanned(slot: &Slot, signal: i32) -> Left {
-    let scan = |wanted: Option<[&[u8]; 3]>| {
+    let scan = |wanted: Option<[&[u8]; 4]>| {
         let me = std::process::id().cast_signed();
         let mut left = Left::Nothing;
         proc::every_process(|pid| {
@@ -160,7 +160,7 @@ fn signal_scanned(slot: &Slot, signal: i32) -> Left {
     with_identity(slot, |wanted| scan(Some(wanted))).unwrap_or_else(|| scan(None))
 }
 
-fn is_of(slot: &Slot, pid: i32, wanted: Option<[&[u8]; 3]>) -> bool {
+fn is_of(slot: &Slot, pid: i32, wanted: Option<[&[u8]; 4]>) -> bool {
     let Some(stat) = proc::stat(pid).filter(|stat| !stat.zombie) else { return false };
     if slot.session > 0 && stat.session == slot.session {
         return true;
@@ -169,8 +169,9 @@ fn is_of(slot: &Slot, pid: i32, wanted: Option<[&[u8]; 3]>) -> bool {
     orphan && wanted.is_some_and(|wanted| proc::environment_has(pid, wanted))
 }
 
-/// The three variables by which a process says whose it is, as the plan gives them.
-fn with_identity<T>(slot: &Slot, then: impl FnOnce([&[u8]; 3]) -> T) -> Option<T> {
+/// The variables by which a process says whose it is, as the plan gives them. Two processes of one instance, while one
+/// replaces the other, differ by their seat.
+fn with_identity<T>(slot: &Slot, then: impl FnOnce([&[u8]; 4]) -> T) -> Option<T> {
     let copy = spawn::map(slot.plan.as_ref()?.as_fd()).ok()?;
     let view = PlanView::check(copy.bytes()).ok()?;
     let whole = |name: &[u8]| {
@@ -179,5 +180,7 @@ fn with_identity<T>(slot: &Slot, then: impl FnOnce([&[u8]; 3]) -> T) -> Option<T
             variable.strip_prefix(name).is_some_and(|rest| rest.first() == Some(&b'='))
         })
     };
-    Some(then([whole(b"VESTAL_RUN_DIR")?, whole(b"VESTAL_SERVICE")?, whole(b"VESTAL_INSTANCE")?]))
+    let instance = whole(b"VESTAL_INSTANCE")?;
+    let seat = whole(b"VESTAL_SEAT").unwrap_or(instance);
+    Some(then([whole(b"VESTAL_RUN_DIR")?, whole(b"VESTAL_SERVICE")?, instance, seat]))
 }
