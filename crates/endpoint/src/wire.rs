@@ -75,6 +75,8 @@ pub(crate) struct Inbox {
     partial: Vec<u8>,
     /// As much of an incomplete frame is kept; a longer one ends the connection.
     partial_max: usize,
+    /// As much is read at once.
+    read_max: usize,
     /// How many bytes of the stream came before `partial`.
     consumed: u64,
     /// Descriptors no frame has claimed yet, and where in the stream the read ended that brought them.
@@ -90,7 +92,18 @@ impl Default for Inbox {
 impl Inbox {
     /// An inbox that keeps at most so many bytes of a frame that isn't complete.
     pub(crate) fn keeping(partial_max: usize) -> Self {
-        Self { partial: Vec::new(), partial_max, consumed: 0, fds: VecDeque::new() }
+        Self {
+            partial: Vec::new(),
+            partial_max,
+            read_max: SCRATCH,
+            consumed: 0,
+            fds: VecDeque::new(),
+        }
+    }
+
+    /// Reads at most so many bytes at once from now on: the fewer, the sooner others have their turn.
+    pub(crate) fn read_at_most(&mut self, bytes: usize) {
+        self.read_max = bytes.clamp(1, SCRATCH);
     }
 
     /// Reads once and gives every complete frame to `sink`. Pending when the socket has nothing.
@@ -103,6 +116,7 @@ impl Inbox {
         loop {
             ready!(stream.poll_read_ready(cx)).map_err(ReadError::Io)?;
             let read = READ.with_borrow_mut(|scratch| {
+                let scratch = &mut scratch[..self.read_max];
                 let mut received = None;
                 let outcome = stream.try_io(Interest::READABLE, || {
                     let got = receive(stream.as_fd(), scratch)?;

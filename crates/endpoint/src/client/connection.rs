@@ -15,10 +15,10 @@ use std::{
 
 use protocol::{
     failure::Failure,
-    message::{Call, Hello, Message, Reply, Welcome},
-    objects::{ENDPOINT, Served},
+    message::{Call, Hello, Message, Object, Reply, Welcome},
+    objects::{ENDPOINT, Served, Wanted},
 };
-use tokio::{net::UnixStream, sync::broadcast};
+use tokio::net::UnixStream;
 
 use super::{Event, Received};
 use crate::wire::{Inbox, Outbox, ReadError, Sink, Violation};
@@ -26,13 +26,16 @@ use crate::wire::{Inbox, Outbox, ReadError, Sink, Violation};
 /// How long the other side may take to answer Hello.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Bytes of chunks that a call takes before it says more.
-pub(super) const WINDOW: u32 = 1 << 20;
+pub(crate) const WINDOW: u32 = 1 << 20;
 /// Most bytes of calls that wait for a server that doesn't read.
 const OUTPUT_MAX: usize = 16 << 20;
 /// Most calls that were given up while the server still owes their answers.
 const ABANDONED_MAX: usize = 4096;
 
-pub(super) struct Connection {
+/// Takes the events of a connection, in their order. Dropped when the connection has ended.
+pub(crate) type Deliver = Box<dyn Fn(Event) + Send>;
+
+pub(crate) struct Connection {
     state: Mutex<State>,
 }
 
@@ -42,8 +45,9 @@ struct State {
     waiting: HashMap<u32, Waiting>,
     abandoned: usize,
     last_id: u32,
-    objects: HashMap<String, (u32, u32)>,
-    welcomed: bool,
+    objects: HashMap<String, Served>,
+    /// What Welcome said.
+    nonce: Option<[u8; 16]>,
     end: Option<End>,
     task: Option<Waker>,
     greeter: Option<Waker>,
@@ -53,7 +57,7 @@ struct State {
 
 /// How the connection ended.
 #[derive(Clone, Debug)]
-pub(super) enum End {
+pub(crate) enum End {
     /// The other side said why.
     Goodbye {
         code: String,
@@ -88,7 +92,7 @@ struct Waiting {
 }
 
 /// The answer to a call.
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Done(Received),
     /// All chunks together are the result.
     Joined(Vec<OwnedFd>),
@@ -101,27 +105,24 @@ pub(super) enum Outcome {
 }
 
 /// What a caller sees of its call.
-pub(super) enum Progress {
+pub(crate) enum Progress {
     Chunks(Vec<u8>),
     Outcome(Outcome),
 }
 
 /// A call to be sent.
-pub(super) struct Question<'a> {
-    pub(super) target: (u32, u32),
-    pub(super) method: &'a str,
-    pub(super) args: &'a [u8],
-    pub(super) deadline_ms: u32,
-    pub(super) credit: u32,
-    pub(super) fds: Vec<OwnedFd>,
+pub(crate) struct Question<'a> {
+    pub(crate) target: (u32, u32),
+    pub(crate) method: &'a str,
+    pub(crate) args: &'a [u8],
+    pub(crate) deadline_ms: u32,
+    pub(crate) credit: u32,
+    pub(crate) fds: Vec<OwnedFd>,
 }
 
 impl Connection {
     /// Connects and shakes hands.
-    pub(super) async fn open(
-        path: &Path,
-        events: broadcast::Sender<Event>,
-    ) -> Result<Arc<Self>, OpenError> {
+    pub(crate) async fn open(path: &Path, deliver: Deliver) -> Result<Arc<Self>, OpenError> {
         let stream = UnixStream::connect(path).await.map_err(OpenError::Io)?;
         let connection = Arc::new(Self { state: Mutex::default() });
         connection
@@ -129,7 +130,7 @@ impl Connection {
             .out
             .push(0, &Message::Hello(Hello::OURS), Vec::new())
             .expect("Hello is a frame");
-        let session = Session { connection: Arc::clone(&connection), events };
+        let session = Session { connection: Arc::clone(&connection), deliver };
         tokio::spawn(Task { stream, inbox: Inbox::default(), session });
         let greeted = poll_fn(|cx| connection.poll_greeted(cx));
         match tokio::time::timeout(HANDSHAKE, greeted).await {
@@ -145,7 +146,7 @@ impl Connection {
 
     fn poll_greeted(&self, cx: &Context<'_>) -> Poll<Result<(), End>> {
         let mut state = self.lock();
-        if state.welcomed {
+        if state.nonce.is_some() {
             return Poll::Ready(Ok(()));
         }
         if let Some(end) = &state.end {
@@ -155,33 +156,45 @@ impl Connection {
         Poll::Pending
     }
 
-    pub(super) fn is_usable(&self) -> bool {
+    pub(crate) fn is_usable(&self) -> bool {
         let state = self.lock();
         state.end.is_none() && !state.unused
     }
 
     /// No further use: the task ends as soon as nothing is open.
-    pub(super) fn retire(&self) {
+    pub(crate) fn retire(&self) {
         let mut state = self.lock();
         state.unused = true;
         state.wake_task();
     }
 
-    pub(super) fn find(&self, object: &str) -> Option<(u32, u32)> {
-        self.lock().objects.get(object).copied()
+    /// Token and generation of an object that is what the caller wants, or why it isn't; `None`: there is no such object.
+    pub(crate) fn find(
+        &self,
+        object: &str,
+        wanted: &Wanted<'_>,
+    ) -> Option<Result<(u32, u32), Failure>> {
+        let state = self.lock();
+        let served = state.objects.get(object)?;
+        Some(wanted.check(served).map(|()| (served.token, served.generation)))
     }
 
-    pub(super) fn object_names(&self) -> Vec<String> {
+    /// The other side's nonce; it is there since the handshake.
+    pub(crate) fn nonce(&self) -> Option<[u8; 16]> {
+        self.lock().nonce
+    }
+
+    pub(crate) fn object_names(&self) -> Vec<String> {
         self.lock().objects.keys().cloned().collect()
     }
 
-    pub(super) fn learn(&self, served: Vec<Served>) {
-        let known = served.into_iter().map(|s| (s.name, (s.token, s.generation)));
+    pub(crate) fn learn(&self, served: Vec<Served>) {
+        let known = served.into_iter().map(|served| (served.name.clone(), served));
         self.lock().objects = known.collect();
     }
 
     /// Puts a call on its way.
-    pub(super) fn send(self: &Arc<Self>, question: Question<'_>) -> Result<Pending, SendError> {
+    pub(crate) fn send(self: &Arc<Self>, question: Question<'_>) -> Result<Pending, SendError> {
         let mut state = self.lock();
         if state.end.is_some() {
             return Err(SendError::Ended);
@@ -244,13 +257,13 @@ impl Connection {
 }
 
 /// Why a connection could not be made.
-pub(super) enum OpenError {
+pub(crate) enum OpenError {
     Io(io::Error),
     Ended(End),
 }
 
 /// Why a call could not be put on its way.
-pub(super) enum SendError {
+pub(crate) enum SendError {
     /// The connection ended before.
     Ended,
     Congested,
@@ -275,7 +288,7 @@ impl State {
 }
 
 /// A call on its way. Dropped before its answer has come it is cancelled.
-pub(super) struct Pending {
+pub(crate) struct Pending {
     connection: Arc<Connection>,
     id: u32,
     over: bool,
@@ -283,7 +296,7 @@ pub(super) struct Pending {
 
 impl Pending {
     /// The next chunks, or the answer. Not to be called again after the answer.
-    pub(super) async fn next(&mut self) -> Progress {
+    pub(crate) async fn next(&mut self) -> Progress {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
@@ -343,7 +356,7 @@ struct Task {
 
 struct Session {
     connection: Arc<Connection>,
-    events: broadcast::Sender<Event>,
+    deliver: Deliver,
 }
 
 impl Future for Task {
@@ -394,7 +407,7 @@ impl Sink for Session {
     ) -> Result<(), Violation> {
         let mut state = self.connection.lock();
         match message {
-            Message::Welcome(welcome) if !state.welcomed => {
+            Message::Welcome(welcome) if state.nonce.is_none() => {
                 state.welcome(&welcome);
                 Ok(())
             }
@@ -403,16 +416,15 @@ impl Sink for Session {
                 state.end = Some(End::Goodbye { code, text });
                 Ok(())
             }
-            Message::Event(event) if state.welcomed => {
+            Message::Event(event) if state.nonce.is_some() => {
                 drop(state);
                 let (topic, data) = (event.topic.to_owned(), event.data.to_vec());
-                // Nobody listening is fine.
-                let _ = self.events.send(Event { topic, data, lost: event.lost });
+                (self.deliver)(Event { topic, data, lost: event.lost });
                 Ok(())
             }
-            Message::Reply(reply) if state.welcomed => state.reply(id, reply, fds),
-            Message::Chunk(data) if state.welcomed => state.chunk(id, data),
-            Message::Ping if state.welcomed => {
+            Message::Reply(reply) if state.nonce.is_some() => state.reply(id, reply, fds),
+            Message::Chunk(data) if state.nonce.is_some() => state.chunk(id, data),
+            Message::Ping if state.nonce.is_some() => {
                 state.out.push(id, &Message::Pong, Vec::new())?;
                 state.wake_task();
                 Ok(())
@@ -427,9 +439,9 @@ impl Sink for Session {
 
 impl State {
     fn welcome(&mut self, welcome: &Welcome<'_>) {
-        self.welcomed = true;
+        self.nonce = Some(welcome.nonce);
         let objects = welcome.objects.iter().filter(|object| object.token != ENDPOINT);
-        let known = objects.map(|o| (o.name.to_owned(), (o.token, o.generation)));
+        let known = objects.map(|row| (row.name.to_owned(), served(row)));
         self.objects = known.collect();
         if let Some(greeter) = self.greeter.take() {
             greeter.wake();
@@ -476,5 +488,16 @@ impl State {
             }
         }
         Ok(())
+    }
+}
+
+fn served(row: &Object<'_>) -> Served {
+    Served {
+        name: row.name.to_owned(),
+        token: row.token,
+        generation: row.generation,
+        interface: row.interface.to_owned(),
+        version: row.version,
+        hash: row.hash,
     }
 }

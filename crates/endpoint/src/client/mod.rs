@@ -3,7 +3,7 @@
 //! A call is repeated only where that can't do harm: it was never read by the other side, the other side said that it
 //! was not begun, or the caller marked it as safe to repeat.
 
-mod connection;
+pub(crate) mod connection;
 mod options;
 mod stream;
 
@@ -17,7 +17,7 @@ use std::{
 use protocol::{
     failure::{Code, Failure},
     frame::FDS_MAX,
-    objects::{ENDPOINT, OBJECTS, nearest},
+    objects::{ENDPOINT, OBJECTS, Wanted, nearest},
 };
 use serde::Serialize;
 use tokio::{
@@ -38,7 +38,7 @@ use crate::error::CallError;
 const BACKOFF: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A deadline nobody lives to see; what `Duration::MAX` becomes.
-const FAR: Duration = Duration::from_secs(86_400 * 365);
+pub(crate) const FAR: Duration = Duration::from_secs(86_400 * 365);
 
 /// Calls the objects of one endpoint. Clones share the connection.
 #[derive(Clone)]
@@ -187,6 +187,16 @@ impl Client {
         self.refresh(&connection, subject).await
     }
 
+    /// The nonce of the endpoint's Welcome, by which the registry proves a socket. Connects if need be.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn nonce(&self, within: Duration) -> Result<[u8; 16], CallError> {
+        let subject = Subject::new("the endpoint", "nonce", within);
+        let connection = self.connected(subject).await?;
+        Ok(connection.nonce().expect("a connection is used only once it was welcomed"))
+    }
+
     /// Connects, finds the object and puts the call on its way, all before the deadline.
     async fn begin(
         &self,
@@ -201,7 +211,7 @@ impl Client {
         let mut backoff = BACKOFF;
         loop {
             let connection = self.connected(subject).await?;
-            let target = self.target(&connection, subject).await?;
+            let target = self.target(&connection, subject, &options.wanted).await?;
             let fds = options.fds.iter().map(BorrowedFd::try_clone_to_owned);
             let fds = fds
                 .collect::<Result<Vec<_>, _>>()
@@ -241,7 +251,10 @@ impl Client {
             if let Some(connection) = self.current() {
                 return Ok(connection);
             }
-            let opening = Connection::open(&self.shared.path, self.shared.events.clone());
+            let events = self.shared.events.clone();
+            // Nobody listening is fine.
+            let deliver = Box::new(move |event| drop(events.send(event)));
+            let opening = Connection::open(&self.shared.path, deliver);
             let error = match timeout_at(subject.until, opening).await {
                 Err(_) => return Err(subject.timeout()),
                 Ok(Ok(connection)) => {
@@ -252,28 +265,13 @@ impl Client {
                 Ok(Err(OpenError::Io(source))) => {
                     CallError::Unreachable { path: self.shared.path.clone(), source }
                 }
-                Ok(Err(OpenError::Ended(end))) => self.turned_away(end)?,
+                Ok(Err(OpenError::Ended(end))) => turned_away(&self.shared.path, end)?,
             };
             if Instant::now() + backoff > give_up {
                 return Err(error);
             }
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
-        }
-    }
-
-    /// A handshake that failed: an error that more attempts may cure (`Ok`), or one that they can't.
-    fn turned_away(&self, end: End) -> Result<CallError, CallError> {
-        let path = self.shared.path.clone();
-        match end {
-            End::Violation(text) => Err(CallError::Violation { path, text }),
-            End::Goodbye { code, text } if matches!(&*code, "unsupported" | "protocol") => {
-                Err(CallError::Violation { path, text })
-            }
-            End::Goodbye { text, .. } | End::Io(text) => {
-                let source = std::io::Error::new(std::io::ErrorKind::ConnectionReset, text);
-                Ok(CallError::Unreachable { path, source })
-            }
         }
     }
 
@@ -294,22 +292,24 @@ impl Client {
         &self,
         connection: &Arc<Connection>,
         subject: Subject<'_>,
+        wanted: &Wanted<'_>,
     ) -> Result<(u32, u32), CallError> {
         if subject.object.is_empty() {
             return Ok((ENDPOINT, 0));
         }
-        if let Some(target) = connection.find(subject.object) {
+        if let Some(Ok(target)) = connection.find(subject.object, wanted) {
             return Ok(target);
         }
         self.refresh(connection, subject).await?;
-        connection.find(subject.object).ok_or_else(|| {
+        let found = connection.find(subject.object, wanted).ok_or_else(|| {
             let names = connection.object_names();
             let near = nearest(subject.object, names.iter().map(String::as_str));
             let hint = near.map(|name| format!(", did you mean {name:?}?")).unwrap_or_default();
             let path = self.shared.path.display();
             let text = format!("{path} serves no object {:?}{hint}", subject.object);
-            CallError::Refused(Failure::new(Code::NotFound, text))
-        })
+            CallError::Refused(not_started(Failure::new(Code::NotFound, text)))
+        })?;
+        found.map_err(|failure| CallError::Refused(not_started(failure)))
     }
 
     /// Asks for the objects as they are now. A connection that ends meanwhile leaves the old list.
@@ -354,9 +354,7 @@ impl Client {
         match outcome {
             Collected::Done(received) => Verdict::Over(Ok(received)),
             Collected::Outcome(Outcome::Refused(failure)) => {
-                let not_started =
-                    failure.details.as_ref().is_some_and(|details| details["not_started"] == true);
-                if failure.code == Code::Gone && not_started {
+                if failure.code == Code::Gone && was_not_started(&failure) {
                     // Its object was replaced, or its process leaves: look again, on a new connection.
                     if let Some(connection) = self.kept().take() {
                         connection.retire();
@@ -387,20 +385,45 @@ impl Client {
     }
 }
 
+/// A handshake that failed: an error that more attempts may cure (`Ok`), or one that they can't.
+pub(crate) fn turned_away(path: &Path, end: End) -> Result<CallError, CallError> {
+    let path = path.to_owned();
+    match end {
+        End::Violation(text) => Err(CallError::Violation { path, text }),
+        End::Goodbye { code, text } if matches!(&*code, "unsupported" | "protocol") => {
+            Err(CallError::Violation { path, text })
+        }
+        End::Goodbye { text, .. } | End::Io(text) => {
+            let source = std::io::Error::new(std::io::ErrorKind::ConnectionReset, text);
+            Ok(CallError::Unreachable { path, source })
+        }
+    }
+}
+
 enum Verdict {
     Over(Result<Received, CallError>),
     Again,
 }
 
 /// A whole answer.
-enum Collected {
+pub(crate) enum Collected {
     Done(Received),
     Outcome(Outcome),
     TooLong,
 }
 
+/// Says that a call was not begun, so that whoever gets this may repeat it.
+fn not_started(failure: Failure) -> Failure {
+    failure.with_details(serde_json::json!({ "not_started": true }))
+}
+
+/// Whether who refused says that the call was not begun.
+pub(crate) fn was_not_started(failure: &Failure) -> bool {
+    failure.details.as_ref().is_some_and(|details| details["not_started"] == true)
+}
+
 /// Puts chunks together until the answer is there.
-async fn collect(pending: &mut Pending, limit: usize) -> Collected {
+pub(crate) async fn collect(pending: &mut Pending, limit: usize) -> Collected {
     let mut result = Vec::new();
     loop {
         match pending.next().await {

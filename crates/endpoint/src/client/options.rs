@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use protocol::objects::Wanted;
 use serde::de::DeserializeOwned;
 
 /// How a client behaves.
@@ -33,11 +34,18 @@ pub struct CallOptions<'a> {
     pub safe_to_repeat: bool,
     /// Descriptors that go with it, at most 16.
     pub fds: &'a [BorrowedFd<'a>],
+    /// What the object must be; checked before anything is sent.
+    pub wanted: Wanted<'a>,
 }
 
 impl Default for CallOptions<'_> {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30), safe_to_repeat: false, fds: &[] }
+        Self {
+            deadline: Duration::from_secs(30),
+            safe_to_repeat: false,
+            fds: &[],
+            wanted: Wanted::default(),
+        }
     }
 }
 
@@ -75,4 +83,21 @@ pub struct Event {
     pub data: Vec<u8>,
     /// How many events before this one were lost because this side was too slow.
     pub lost: u32,
+}
+
+impl Event {
+    /// Not an event but a mark of [`crate::Subscription`]: the registry was away, and what was published meanwhile, if
+    /// anything, is missed. What is retained comes again behind it.
+    #[must_use]
+    pub fn is_gap(&self) -> bool {
+        self.topic.is_empty()
+    }
+
+    /// The data as a value.
+    ///
+    /// # Errors
+    /// Where it is not JSON of this shape.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.data)
+    }
 }

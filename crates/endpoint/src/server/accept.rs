@@ -116,7 +116,17 @@ fn is_exhausted(error: &io::Error) -> bool {
 
 /// Starts a connection's task, or turns it away.
 pub(super) fn admit(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
-    let credentials = stream.peer_cred()?;
+    let credentials = match stream.peer_cred() {
+        Ok(credentials) => credentials,
+        Err(error) => {
+            say_goodbye(
+                &stream,
+                Code::Failed,
+                &format!("the kernel does not say who calls: {error}"),
+            );
+            return Err(error);
+        }
+    };
     let caller = Caller {
         pid: credentials.pid().unwrap_or(0),
         uid: credentials.uid(),
@@ -143,10 +153,19 @@ pub(super) fn admit(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> 
     }
     shared.counters.connections.fetch_add(1, Relaxed);
     connections.next += 1;
-    let link = Arc::new(Link::new(connections.next, caller));
+    let stream = Arc::new(stream);
+    let link = Link::new(
+        connections.next,
+        caller,
+        shared.is_trusted(caller.uid),
+        settings.identify.clone(),
+        Arc::clone(&stream),
+    );
+    let link = Arc::new(link);
     connections.open.insert(link.id, Arc::clone(&link));
     *connections.per_user.entry(caller.uid).or_default() += 1;
     let draining = connections.draining;
+    shared.usage.send_replace(connections.open.len());
     drop(connections);
     if draining {
         link.drain();

@@ -3,17 +3,12 @@
 
 use std::{
     future::Future,
-    os::fd::OwnedFd,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
-    time::Duration,
 };
 
-use protocol::{
-    failure::{Code, Failure},
-    message::{Call, Hello, Message, Welcome},
-};
+use protocol::failure::{Code, Failure};
 use tokio::{
     net::UnixStream,
     time::{Instant, Sleep},
@@ -21,25 +16,29 @@ use tokio::{
 
 use super::{
     Shared,
-    incoming::{Incoming, Responder},
-    link::Link,
-    router::{Route, not_started, row},
+    link::{Link, State},
+    session::Session,
 };
-use crate::wire::{Inbox, ReadError, Sink, Violation};
+use crate::wire::{Inbox, ReadError};
 
 /// Nothing more is read from a connection while this much waits to be written to it.
 const HIGH_WATER: usize = 256 << 10;
 /// Reads in a row before other connections get their turn.
 const READS: usize = 8;
-/// A deadline of this value is none.
-const FOREVER_MS: u32 = u32::MAX;
-/// The deadline of a call that names none.
-const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+/// Messages in a row before other connections get their turn.
+const MESSAGES: usize = 64;
+/// A read that brought more messages than this is followed by small ones, so that a turn stays short.
+const MANY: usize = 32;
+/// One that brought fewer, and the beginning of another, is followed by large ones.
+const FEW: usize = 8;
+/// What a small read takes at most.
+const SMALL_READ: usize = 4 << 10;
 
 pub(super) struct Connection {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     inbox: Inbox,
     session: Session,
+    opened: Instant,
     timer: Option<Pin<Box<Sleep>>>,
     /// When the timer fires; it is only moved forward, so most calls never touch it.
     armed: Option<Instant>,
@@ -49,52 +48,47 @@ pub(super) struct Connection {
     stalled: Option<(Instant, u64)>,
 }
 
-/// What messages change.
-struct Session {
-    shared: Arc<Shared>,
-    link: Arc<Link>,
-    /// Until Hello has come.
-    greeted: bool,
-    opened: Instant,
-    now: Instant,
-    /// The earliest deadline of a call that came since the timer was looked at.
-    earliest: Option<Instant>,
-    said_goodbye: bool,
-}
-
 impl Connection {
     pub(super) fn new(
         shared: Arc<Shared>,
         link: Arc<Link>,
-        stream: UnixStream,
+        stream: Arc<UnixStream>,
         now: Instant,
     ) -> Self {
-        let inbox = match shared.is_trusted(link.caller.uid) {
+        let mut inbox = match link.trusted {
             true => Inbox::default(),
             false => Inbox::keeping(shared.settings.strangers_frame_max),
         };
-        let session = Session {
-            shared,
-            link,
-            greeted: false,
+        inbox.read_at_most(SMALL_READ);
+        let session = Session::new(shared, link, now);
+        Self {
+            stream,
+            inbox,
+            session,
             opened: now,
-            now,
-            earliest: None,
-            said_goodbye: false,
-        };
-        Self { stream, inbox, session, timer: None, armed: None, frame_since: None, stalled: None }
+            timer: None,
+            armed: None,
+            frame_since: None,
+            stalled: None,
+        }
+    }
+
+    /// When the connection itself must be looked at: greeting, frame, reader, rest.
+    fn own_deadline(&self) -> Option<Instant> {
+        let settings = &self.session.shared.settings;
+        let all = [
+            (!self.session.greeted).then(|| self.opened + settings.handshake),
+            self.frame_since.map(|since| since + settings.frame_time),
+            self.stalled.map(|(since, _)| since + settings.stall),
+            self.session.rest,
+        ];
+        all.into_iter().flatten().min()
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
-        let settings = &self.session.shared.settings;
-        let mut state = self.session.link.lock();
-        let wanted = [
-            (!self.session.greeted).then(|| self.session.opened + settings.handshake),
-            self.frame_since.map(|since| since + settings.frame_time),
-            self.stalled.map(|(since, _)| since + settings.stall),
-            self.session.earliest.take(),
-        ];
-        let mut wanted = wanted.into_iter().flatten().min();
+        let link = Arc::clone(&self.session.link);
+        let mut wanted =
+            [self.own_deadline(), self.session.earliest.take()].into_iter().flatten().min();
         loop {
             if let Some(at) = wanted
                 && self.armed.is_none_or(|armed| at < armed)
@@ -110,54 +104,68 @@ impl Connection {
                 return;
             }
             self.armed = None;
-            let now = Instant::now();
-            if !self.session.greeted && now >= self.session.opened + settings.handshake {
-                state.goodbye("timeout", &format!("no Hello within {:?}", settings.handshake));
-            }
-            if self.frame_since.is_some_and(|since| now >= since + settings.frame_time) {
-                let text = format!("a frame took longer than {:?} to arrive", settings.frame_time);
-                state.goodbye("timeout", &text);
-            }
-            if self.stalled.is_some_and(|(since, _)| now >= since + settings.stall) {
-                self.session.shared.counters.slow_readers.fetch_add(1, Relaxed);
-                state.ending = true;
-                state.closed = true;
-            }
-            let due =
-                state.calls.iter().filter(|(_, call)| call.deadline.is_some_and(|d| d <= now));
-            for id in due.map(|(id, _)| *id).collect::<Vec<_>>() {
-                self.session.shared.counters.timeouts.fetch_add(1, Relaxed);
-                state.fail(id, &Failure::new(Code::Timeout, "the call's deadline passed"));
-            }
+            let mut state = link.lock();
+            self.expire(&mut state, Instant::now());
             if state.ending || state.closed {
                 return;
             }
-            let calls = state.calls.values().filter_map(|call| call.deadline);
-            let others = [
-                (!self.session.greeted).then(|| self.session.opened + settings.handshake),
-                self.frame_since.map(|since| since + settings.frame_time),
-                self.stalled.map(|(since, _)| since + settings.stall),
-            ];
-            wanted = calls.chain(others.into_iter().flatten()).min();
+            if self.session.rest.take_if(|rest| *rest <= Instant::now()).is_some() {
+                // Reading goes on.
+                cx.waker().wake_by_ref();
+            }
+            let calls = state.calls.values().filter_map(|call| call.deadline).min();
+            wanted = [self.own_deadline(), calls].into_iter().flatten().min();
+        }
+    }
+
+    /// Ends what took too long.
+    fn expire(&mut self, state: &mut State, now: Instant) {
+        let settings = &self.session.shared.settings;
+        let counters = &self.session.shared.counters;
+        if !self.session.greeted && now >= self.opened + settings.handshake {
+            state.goodbye("timeout", &format!("no Hello within {:?}", settings.handshake));
+        }
+        if self.frame_since.is_some_and(|since| now >= since + settings.frame_time) {
+            let text = format!("a frame took longer than {:?} to arrive", settings.frame_time);
+            state.goodbye("timeout", &text);
+        }
+        if self.stalled.is_some_and(|(since, _)| now >= since + settings.stall) {
+            counters.slow_readers.fetch_add(1, Relaxed);
+            state.ending = true;
+            state.closed = true;
+        }
+        let due = state.calls.iter().filter(|(_, call)| call.deadline.is_some_and(|d| d <= now));
+        for id in due.map(|(id, _)| *id).collect::<Vec<_>>() {
+            counters.timeouts.fetch_add(1, Relaxed);
+            state.fail(id, &Failure::new(Code::Timeout, "the call's deadline passed"));
         }
     }
 
     /// Reads until the socket is empty, too much waits to be written, or others should have their turn.
     /// Ready when nothing can be read any more.
     fn poll_reads(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let turn = self.session.messages;
         for _ in 0..READS {
+            if self.session.rest.is_some() {
+                return Poll::Pending;
+            }
             {
                 let state = self.session.link.lock();
                 if state.ending || state.out.queued() >= HIGH_WATER {
                     return Poll::Pending;
                 }
             }
+            let before = self.session.messages;
             let read = match self.inbox.poll_read(cx, &self.stream, &mut self.session) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(read) => read,
             };
             match read {
                 Ok(()) if self.inbox.is_inside_frame() => {
+                    if self.session.messages > before {
+                        // It is another frame than the one that was begun before.
+                        self.frame_since = None;
+                    }
                     self.frame_since.get_or_insert_with(Instant::now);
                 }
                 Ok(()) => self.frame_since = None,
@@ -173,6 +181,14 @@ impl Connection {
             }
             if self.session.said_goodbye {
                 return Poll::Ready(());
+            }
+            match self.session.messages - before {
+                MANY.. => self.inbox.read_at_most(SMALL_READ),
+                ..FEW if self.inbox.is_inside_frame() => self.inbox.read_at_most(usize::MAX),
+                _ => {}
+            }
+            if self.session.messages - turn >= MESSAGES {
+                break;
             }
         }
         cx.waker().wake_by_ref();
@@ -225,7 +241,9 @@ impl Future for Connection {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.session.link.lock().set_task(cx.waker());
+        if this.session.link.lock().set_task(cx.waker()) {
+            this.session.catch_up();
+        }
         loop {
             if this.poll_reads(cx).is_ready() {
                 return Poll::Ready(());
@@ -255,146 +273,9 @@ impl Future for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let lost = self.session.link.lock().events_lost;
+        let lost = self.session.link.lock().events.lost();
         self.session.shared.counters.events_lost.fetch_add(lost, Relaxed);
         self.session.link.close();
         self.session.shared.forget(&self.session.link);
-    }
-}
-
-impl Sink for Session {
-    fn message(
-        &mut self,
-        id: u32,
-        message: Message<'_>,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), Violation> {
-        match message {
-            Message::Hello(hello) if !self.greeted => self.hello(&hello),
-            Message::Goodbye(_) => {
-                self.said_goodbye = true;
-                Ok(())
-            }
-            Message::Call(call) if self.greeted => self.call(id, &call, fds),
-            Message::Credit(bytes) if self.greeted => {
-                self.link.lock().credit(id, bytes);
-                Ok(())
-            }
-            Message::Cancel if self.greeted => {
-                let mut state = self.link.lock();
-                // Its answer may have crossed: then there is nothing to cancel.
-                if state.calls.contains_key(&id) {
-                    self.shared.counters.cancelled.fetch_add(1, Relaxed);
-                    state.fail(id, &Failure::new(Code::Cancelled, "the caller took it back"));
-                }
-                Ok(())
-            }
-            Message::Ping if self.greeted => {
-                let pushed = self.link.lock().out.push(id, &Message::Pong, Vec::new());
-                pushed.map(drop).map_err(Violation::Frame)
-            }
-            Message::Reply(_) | Message::Chunk(_) | Message::Pong => Err(Violation::Unexpected(
-                format!("{:?} {id}: nobody waits for it", message.kind()),
-            )),
-            other if self.greeted => Err(Violation::Unexpected(format!(
-                "{:?} has no place in a greeted connection to a server",
-                other.kind()
-            ))),
-            other => Err(Violation::Unexpected(format!("{:?} came before Hello", other.kind()))),
-        }
-    }
-}
-
-impl Session {
-    fn hello(&mut self, theirs: &Hello) -> Result<(), Violation> {
-        self.greeted = true;
-        let mut state = self.link.lock();
-        let agreed = match Hello::OURS.agree(theirs) {
-            Ok(agreed) => agreed,
-            Err(text) => {
-                self.shared.counters.violations.fetch_add(1, Relaxed);
-                state.goodbye(Code::Unsupported.as_str(), &text);
-                return Ok(());
-            }
-        };
-        let served = self.shared.router.served();
-        let welcome = Welcome {
-            major: agreed.major,
-            minor: agreed.minor,
-            features: agreed.features,
-            nonce: self.shared.nonce,
-            objects: served.iter().map(row).collect(),
-        };
-        state.out.push(0, &Message::Welcome(welcome), Vec::new())?;
-        Ok(())
-    }
-
-    fn call(&mut self, id: u32, call: &Call<'_>, fds: Vec<OwnedFd>) -> Result<(), Violation> {
-        let counters = &self.shared.counters;
-        counters.calls.fetch_add(1, Relaxed);
-        let deadline = match call.deadline_ms {
-            FOREVER_MS => None,
-            0 => Some(DEFAULT_DEADLINE),
-            ms => Some(Duration::from_millis(u64::from(ms))),
-        };
-        if deadline.is_some() {
-            // One reading of the clock would do for all calls of a read; it costs less than telling them apart.
-            self.now = Instant::now();
-        }
-        let deadline = deadline.map(|after| self.now + after);
-        let mut state = self.link.lock();
-        if state.calls.contains_key(&id) {
-            return Err(Violation::Unexpected(format!("Call {id}: the id is in use")));
-        }
-        if state.draining {
-            state.fail(id, &not_started(Code::Gone, "the service leaves".to_owned()));
-            return Ok(());
-        }
-        let open = state.calls.len();
-        let limit = self.shared.settings.calls_per_connection;
-        if open >= limit {
-            counters.busy.fetch_add(1, Relaxed);
-            let text =
-                format!("{open} calls of this connection are open, at most {limit} are allowed");
-            let details = serde_json::json!({ "retry_after_ms": 50, "not_started": true });
-            state.fail(id, &Failure::new(Code::Busy, text).with_details(details));
-            return Ok(());
-        }
-        let (object, method) = match self.shared.router.route(call) {
-            Ok(Route::Object(object, method)) => (object, method),
-            Ok(Route::Introspection(json)) => {
-                let serial = state.open(id, deadline, call.credit);
-                let serial = serial.expect("the id was seen to be free under this lock");
-                drop(state);
-                self.responder(id, serial, deadline).reply_bytes(json);
-                return Ok(());
-            }
-            Err(failure) => {
-                state.fail(id, &failure);
-                return Ok(());
-            }
-        };
-        let caller = self.link.caller;
-        if let Err(refusal) = (self.shared.settings.policy)(&caller, &object.name, &method) {
-            counters.denied.fetch_add(1, Relaxed);
-            let (pid, uid) = (caller.pid, caller.uid);
-            tracing::warn!(pid, uid, "{}.{method} refused: {refusal}", object.name);
-            state.fail(id, &refusal);
-            return Ok(());
-        }
-        let serial = state.open(id, deadline, call.credit);
-        let serial = serial.expect("the id was seen to be free under this lock");
-        drop(state);
-        self.earliest = [self.earliest, deadline].into_iter().flatten().min();
-        let responder = self.responder(id, serial, deadline);
-        let incoming = Incoming { method, args: call.args.to_vec(), fds, responder };
-        if !object.push(self.link.id, caller.uid, incoming) {
-            counters.busy.fetch_add(1, Relaxed);
-        }
-        Ok(())
-    }
-
-    fn responder(&self, id: u32, serial: u64, deadline: Option<Instant>) -> Responder {
-        Responder::new(Arc::clone(&self.link), id, serial, deadline)
     }
 }

@@ -10,7 +10,11 @@ use protocol::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
-use super::link::{Caller, Link};
+use super::{
+    link::{Caller, Link},
+    peer::Peer,
+    router::Target,
+};
 
 /// A call that waits for its answer.
 #[derive(Debug)]
@@ -63,6 +67,8 @@ pub struct Responder {
     serial: u64,
     deadline: Option<Instant>,
     answered: bool,
+    /// The object that runs the call.
+    running: Option<Arc<Target>>,
 }
 
 impl std::fmt::Debug for Responder {
@@ -76,7 +82,12 @@ impl std::fmt::Debug for Responder {
 
 impl Responder {
     pub(super) fn new(link: Arc<Link>, id: u32, serial: u64, deadline: Option<Instant>) -> Self {
-        Self { link, id, serial, deadline, answered: false }
+        Self { link, id, serial, deadline, answered: false, running: None }
+    }
+
+    /// The call was taken from the object's queue.
+    pub(super) fn run(&mut self, object: &Arc<Target>) {
+        self.running = Some(Arc::clone(object));
     }
 
     #[must_use]
@@ -90,6 +101,10 @@ impl Responder {
         self.deadline
     }
 
+    pub(super) fn is_call(&self, id: u32, serial: u64) -> bool {
+        (self.id, self.serial) == (id, serial)
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.link.is_open(self.id, self.serial)
     }
@@ -97,7 +112,7 @@ impl Responder {
     /// The connection, to send events to this caller.
     #[must_use]
     pub fn peer(&self) -> Peer {
-        Peer { link: Arc::clone(&self.link) }
+        Peer::new(Arc::clone(&self.link))
     }
 
     /// Returns when nobody waits for the answer any more: cancelled, timed out, disconnected.
@@ -180,9 +195,7 @@ impl Responder {
             return;
         }
         self.answered = true;
-        let json = serde_json::to_vec(failure).unwrap_or_default();
-        let reply = Reply::Failed { failure: &json };
-        self.link.answer(self.id, self.serial, reply, Vec::new());
+        self.link.fail(self.id, self.serial, failure);
     }
 }
 
@@ -191,6 +204,9 @@ impl Drop for Responder {
         if !self.answered {
             let text = "the service dropped the call without an answer; its log may say why";
             self.refuse(&Failure::new(Code::Failed, text));
+        }
+        if let Some(object) = self.running.take() {
+            object.queue.ended();
         }
     }
 }
@@ -244,45 +260,6 @@ impl Chunks {
         let Responder { link, id, serial, answered, .. } = &mut self.responder;
         *answered = true;
         link.answer(*id, *serial, Reply::Joined { fds: count }, fds);
-    }
-}
-
-/// A connection, kept to send events to it.
-#[derive(Clone)]
-pub struct Peer {
-    link: Arc<Link>,
-}
-
-impl std::fmt::Debug for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Peer")
-            .field("id", &self.link.id)
-            .field("caller", &self.link.caller)
-            .finish()
-    }
-}
-
-impl Peer {
-    /// Different for each connection of this server.
-    #[must_use]
-    pub fn id(&self) -> u64 {
-        self.link.id
-    }
-
-    #[must_use]
-    pub fn caller(&self) -> Caller {
-        self.link.caller
-    }
-
-    /// Sends an event (JSON). A reader that is too slow loses its oldest ones and is told how many.
-    /// `false` once the connection is gone.
-    pub fn event(&self, topic: &str, data: Vec<u8>) -> bool {
-        self.link.event(topic, data)
-    }
-
-    /// Returns when the connection is gone.
-    pub async fn closed(&self) {
-        poll_fn(|cx| self.link.poll_closed(cx)).await;
     }
 }
 

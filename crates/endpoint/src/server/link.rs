@@ -2,19 +2,23 @@
 //! Handlers write here and wake the connection's task; they never touch the socket.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    os::fd::OwnedFd,
-    sync::{Mutex, MutexGuard},
+    collections::HashMap,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use protocol::{
     failure::{Code, Failure},
     frame::{CHUNK_MAX, FrameError},
     message::{Event, Goodbye, Message, Reply},
+    policy::Identity,
+    registry::Overflow,
 };
-use tokio::time::Instant;
+use tokio::{net::UnixStream, sync::Notify, time::Instant};
 
+use super::{events::Events, kernel, monitor::Note, router::Target, settings::Identify};
 use crate::wire::Outbox;
 
 /// Who calls, as the kernel says.
@@ -28,16 +32,20 @@ pub struct Caller {
 
 /// Most credit a call can hold, in bytes.
 const CREDIT_MAX: u64 = 64 << 20;
-/// Most events that wait for one reader; beyond it the oldest is lost, and counted.
-const EVENTS_MAX: usize = 256;
-/// Most bytes of events that wait for one reader.
-const EVENT_BYTES_MAX: usize = 4 << 20;
 /// Events are encoded only while less than this waits in the outbox, so that replies overtake them.
 const EVENTS_ROOM: usize = 64 << 10;
+/// How long finding out what a process is may take.
+const IDENTIFY_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) struct Link {
     pub(crate) id: u64,
     pub(crate) caller: Caller,
+    /// Root, or the user this process runs as.
+    pub(crate) trusted: bool,
+    identify: Option<Identify>,
+    groups: OnceLock<Arc<[u32]>>,
+    /// The connection is closed.
+    gone: Notify,
     state: Mutex<State>,
 }
 
@@ -49,20 +57,26 @@ pub(crate) struct State {
     /// Nothing is read any more; the connection ends when the outbox is empty.
     pub(crate) ending: bool,
     pub(crate) closed: bool,
-    /// The reader missed these, because it was too slow; for the server's counters.
-    pub(crate) events_lost: u64,
-    events: VecDeque<(String, Vec<u8>)>,
-    event_bytes: usize,
-    /// As told with the next event.
-    lost: u32,
+    pub(crate) events: Events,
+    /// What the process is, once somebody found out.
+    pub(crate) identity: Option<Arc<Identity>>,
+    /// How the search ended that the connection's task began.
+    pub(crate) identified: Option<Result<(), Failure>>,
+    /// The rules changed: the connection's task must judge its open calls again.
+    pub(crate) rejudge: bool,
+    /// Until the connection ends.
+    stream: Option<Arc<UnixStream>>,
     serial: u64,
     task: Option<Waker>,
-    watchers: Vec<Waker>,
 }
 
 /// A call that has no answer yet.
 pub(crate) struct Open {
-    serial: u64,
+    pub(crate) serial: u64,
+    /// The object, and the place of the method in its list; `None` for the endpoint's own methods.
+    pub(crate) on: Option<(Arc<Target>, usize)>,
+    /// Somebody taps.
+    note: Option<Box<Note>>,
     pub(crate) deadline: Option<Instant>,
     credit: u64,
     /// It came with credit; without, the caller can't take pieces.
@@ -73,8 +87,20 @@ pub(crate) struct Open {
     writer: Option<Waker>,
 }
 
+/// What is noted of a call that begins.
+#[derive(Default)]
+pub(crate) struct Opening {
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) credit: u32,
+    pub(crate) on: Option<(Arc<Target>, usize)>,
+    pub(crate) note: Option<Box<Note>>,
+}
+
 impl Open {
-    fn wake(self) {
+    fn over(self, outcome: &str) {
+        if let Some(note) = self.note {
+            note.tell(outcome);
+        }
         for waker in [self.cancelled, self.writer].into_iter().flatten() {
             waker.wake();
         }
@@ -82,8 +108,23 @@ impl Open {
 }
 
 impl Link {
-    pub(crate) fn new(id: u64, caller: Caller) -> Self {
-        Self { id, caller, state: Mutex::new(State::default()) }
+    pub(crate) fn new(
+        id: u64,
+        caller: Caller,
+        trusted: bool,
+        identify: Option<Identify>,
+        stream: Arc<UnixStream>,
+    ) -> Self {
+        let state = State { stream: Some(stream), ..State::default() };
+        Self {
+            id,
+            caller,
+            trusted,
+            identify,
+            groups: OnceLock::new(),
+            gone: Notify::new(),
+            state: Mutex::new(state),
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -97,6 +138,17 @@ impl Link {
             return false;
         }
         state.answer(id, reply, fds);
+        state.wake_task();
+        true
+    }
+
+    /// Answers a call that it was not done; `false` where it is over already.
+    pub(crate) fn fail(&self, id: u32, serial: u64, failure: &Failure) -> bool {
+        let mut state = self.lock();
+        if !state.is_open(id, serial) {
+            return false;
+        }
+        state.fail(id, failure);
         state.wake_task();
         true
     }
@@ -150,33 +202,94 @@ impl Link {
     }
 
     /// Queues an event; `false` once the connection is gone.
-    pub(crate) fn event(&self, topic: &str, data: Vec<u8>) -> bool {
+    pub(crate) fn event(&self, topic: Arc<str>, data: Arc<[u8]>) -> bool {
         let mut state = self.lock();
         if state.closed || state.ending {
             return false;
         }
-        state.event_bytes += topic.len() + data.len();
-        state.events.push_back((topic.to_owned(), data));
-        while state.events.len() > EVENTS_MAX || state.event_bytes > EVENT_BYTES_MAX {
-            let Some((topic, data)) = state.events.pop_front() else { break };
-            state.event_bytes -= topic.len() + data.len();
-            state.lost = state.lost.saturating_add(1);
-            state.events_lost += 1;
+        let kept = state.events.push(topic, data);
+        if !kept {
+            let text = format!(
+                "{} events wait for this reader, no more are kept for it, and it asked to be disconnected then",
+                state.events.len()
+            );
+            state.goodbye(Code::Limit.as_str(), &text);
         }
         state.wake_task();
-        true
+        kept
     }
 
-    /// Pending until the connection is gone.
-    pub(crate) fn poll_closed(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn set_events(&self, limit: usize, overflow: Overflow) {
+        self.lock().events.set(limit, overflow);
+    }
+
+    pub(crate) fn stream(&self) -> Option<Arc<UnixStream>> {
+        self.lock().stream.clone()
+    }
+
+    /// The caller's supplementary groups, asked once; `None` where the kernel doesn't tell.
+    pub(crate) fn groups(&self, stream: Option<&UnixStream>) -> Option<Arc<[u32]>> {
+        if self.groups.get().is_none() {
+            let groups = kernel::groups(stream?.as_fd()).ok()?;
+            // Somebody else may have asked meanwhile: the answer is the same.
+            let _ = self.groups.set(groups.into());
+        }
+        self.groups.get().map(Arc::clone)
+    }
+
+    pub(crate) fn pidfd(&self) -> Option<OwnedFd> {
+        kernel::pidfd(self.stream()?.as_fd()).ok()
+    }
+
+    /// What the process is: asked once, unless that failed.
+    pub(crate) async fn identify(&self) -> Result<Arc<Identity>, Failure> {
+        if let Some(known) = &self.lock().identity {
+            return Ok(Arc::clone(known));
+        }
+        let Some(identify) = &self.identify else {
+            let text = "what process this is can't be found out: there is no supervisor to ask";
+            return Err(Failure::new(Code::Unsupported, text));
+        };
+        let asked = identify(self.caller, self.pidfd());
+        let identity = match tokio::time::timeout(IDENTIFY_MAX, asked).await {
+            Ok(answer) => Arc::new(answer?),
+            Err(_) => {
+                let text = format!("the supervisor did not answer within {IDENTIFY_MAX:?}");
+                return Err(Failure::new(Code::Timeout, text));
+            }
+        };
+        self.lock().identity = Some(Arc::clone(&identity));
+        Ok(identity)
+    }
+
+    /// Tells the connection's task how the search ended that it began.
+    pub(crate) fn set_identified(&self, outcome: Result<(), Failure>) {
         let mut state = self.lock();
-        if state.closed {
-            return Poll::Ready(());
+        state.identified = Some(outcome);
+        state.wake_task();
+    }
+
+    /// Whether the process can be identified at all.
+    pub(crate) fn can_identify(&self) -> bool {
+        self.identify.is_some()
+    }
+
+    /// Has all open calls judged again.
+    pub(crate) fn rejudge(&self) {
+        let mut state = self.lock();
+        state.rejudge = true;
+        state.wake_task();
+    }
+
+    /// Returns when the connection is gone.
+    pub(crate) async fn closed(&self) {
+        loop {
+            let gone = self.gone.notified();
+            if self.lock().closed {
+                return;
+            }
+            gone.await;
         }
-        if !state.watchers.iter().any(|known| known.will_wake(cx.waker())) {
-            state.watchers.push(cx.waker().clone());
-        }
-        Poll::Pending
     }
 
     /// Asks for an orderly end: no new calls, then Goodbye.
@@ -209,38 +322,41 @@ impl Link {
         let mut state = self.lock();
         state.closed = true;
         state.events.clear();
-        state.event_bytes = 0;
+        state.stream = None;
         state.out = Outbox::default();
         let calls = std::mem::take(&mut state.calls);
-        let watchers = std::mem::take(&mut state.watchers);
         drop(state);
-        calls.into_values().for_each(Open::wake);
-        watchers.into_iter().for_each(Waker::wake);
+        calls.into_values().for_each(|call| call.over(Code::Gone.as_str()));
+        self.gone.notify_waiters();
     }
 }
 
 impl State {
-    pub(crate) fn set_task(&mut self, waker: &Waker) {
+    /// Notes who is to be woken. `true` where something waits for the connection's task besides its socket.
+    pub(crate) fn set_task(&mut self, waker: &Waker) -> bool {
         if !self.task.as_ref().is_some_and(|task| task.will_wake(waker)) {
             self.task = Some(waker.clone());
         }
+        self.rejudge || self.identified.is_some() || self.draining
     }
 
-    fn wake_task(&self) {
+    pub(crate) fn wake_task(&self) {
         if let Some(task) = &self.task {
             task.wake_by_ref();
         }
     }
 
     /// Notes a new call; its serial number. `None` where the id is in use.
-    pub(crate) fn open(&mut self, id: u32, deadline: Option<Instant>, credit: u32) -> Option<u64> {
+    pub(crate) fn open(&mut self, id: u32, opening: Opening) -> Option<u64> {
         self.serial += 1;
         let serial = self.serial;
         let open = Open {
             serial,
-            deadline,
-            credit: u64::from(credit),
-            chunks: credit > 0,
+            on: opening.on,
+            note: opening.note,
+            deadline: opening.deadline,
+            credit: u64::from(opening.credit),
+            chunks: opening.credit > 0,
             cancelled: None,
             writer: None,
         };
@@ -257,20 +373,19 @@ impl State {
         self.calls.get(&id).is_some_and(|open| open.serial == serial)
     }
 
+    /// Answers with a result.
     pub(crate) fn answer(&mut self, id: u32, reply: Reply<'_>, fds: Vec<OwnedFd>) {
-        if let Some(open) = self.calls.remove(&id) {
-            open.wake();
-        }
-        let pushed = self.out.push(id, &Message::Reply(reply), fds);
-        if let Err(error) = pushed {
+        if let Err(error) = self.out.push(id, &Message::Reply(reply), fds) {
             self.fail(id, &unsendable(&error));
+        } else if let Some(open) = self.calls.remove(&id) {
+            open.over("done");
         }
     }
 
     /// Answers with a failure, whether the call is open or was never opened.
     pub(crate) fn fail(&mut self, id: u32, failure: &Failure) {
         if let Some(open) = self.calls.remove(&id) {
-            open.wake();
+            open.over(failure.code.as_str());
         }
         let json = serde_json::to_vec(failure).unwrap_or_default();
         let reply = Message::Reply(Reply::Failed { failure: &json });
@@ -308,16 +423,16 @@ impl State {
     /// Moves events into the outbox while there is room.
     pub(crate) fn move_events(&mut self) {
         while self.out.queued() < EVENTS_ROOM {
-            let Some((topic, data)) = self.events.pop_front() else { break };
-            self.event_bytes -= topic.len() + data.len();
-            let event = Event { topic: &topic, lost: self.lost, data: &data };
-            if self.out.push(0, &Message::Event(event), Vec::new()).is_ok() {
-                self.lost = 0;
-            } else {
-                self.lost = self.lost.saturating_add(1);
-                self.events_lost += 1;
+            let Some((event, lost)) = self.events.pop() else { break };
+            let message = Event { topic: &event.topic, lost, data: &event.data };
+            if self.out.push(0, &Message::Event(message), Vec::new()).is_err() {
+                self.events.unsendable(lost);
             }
         }
+    }
+
+    pub(crate) fn stream(&self) -> Option<&UnixStream> {
+        self.stream.as_deref()
     }
 }
 

@@ -1,14 +1,25 @@
-//! The serving side: accepts connections, checks who calls, routes calls to the objects' queues.
+//! The serving side: accepts connections, judges who calls what, routes calls to the objects' queues.
 //!
 //! A peer can fill its own queue, its own outbox and its own share of connections, never another's: everything a peer
 //! can make grow is counted for that peer and has a limit in [`Settings`].
 
 mod accept;
+mod audit;
 mod connection;
+mod control;
+mod events;
+mod gate;
 mod incoming;
+mod kernel;
 mod link;
+mod monitor;
+mod peer;
 mod queue;
+mod rate;
 mod router;
+mod rules;
+mod session;
+mod settings;
 
 use std::{
     collections::HashMap,
@@ -21,81 +32,28 @@ use std::{
     time::Duration,
 };
 
-use protocol::{
-    failure::{Code, Failure},
-    objects::Served,
+use protocol::{failure::Failure, objects::Served, registry::Policy};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
 };
-use serde::Serialize;
-use tokio::{sync::Notify, time::Instant};
 
+use self::{
+    audit::Audit,
+    link::Link,
+    monitor::Monitor,
+    queue::Limits,
+    router::{Router, View},
+    settings::Counts,
+};
 pub use self::{
-    incoming::{Chunks, Ended, Incoming, Peer, Responder},
+    gate::ClosedGate,
+    incoming::{Chunks, Ended, Incoming, Responder},
     link::Caller,
+    peer::Peer,
     router::{AddError, Serve},
+    settings::{Counters, Identify, Identifying, Rate, SetLogLevel, Settings},
 };
-use self::{link::Link, queue::Limits, router::Router};
-
-/// Says who may call what: caller, object, method.
-pub type Policy = Arc<dyn Fn(&Caller, &str, &str) -> Result<(), Failure> + Send + Sync>;
-
-/// The limits of a server. The defaults suit every daemon of the suite.
-#[derive(Clone)]
-pub struct Settings {
-    /// Asked before each call; introspection is open to all.
-    pub policy: Policy,
-    /// Calls of one connection that wait for one object. All of a user's connections have 8 times as many, all users 16 times.
-    pub queue: usize,
-    /// Connections of one user.
-    pub connections_per_user: usize,
-    /// Connections in all.
-    pub connections: usize,
-    /// Bytes of an incomplete frame that are kept for a user who is neither root nor ours: times the connections of a user,
-    /// that is the memory which somebody without any rights can take.
-    pub strangers_frame_max: usize,
-    /// Calls of one connection that have no answer yet.
-    pub calls_per_connection: usize,
-    /// Bytes that wait for a slow reader before it is disconnected.
-    pub output_max: usize,
-    /// How long a reader may take nothing at all before it is disconnected.
-    pub stall: Duration,
-    /// How long a new connection may take to say Hello.
-    pub handshake: Duration,
-    /// How long a frame may take from its first byte to its last.
-    pub frame_time: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            policy: root_and_own_user(),
-            queue: 64,
-            connections_per_user: 256,
-            connections: 16_384,
-            strangers_frame_max: 64 << 10,
-            calls_per_connection: 256,
-            output_max: 16 << 20,
-            stall: Duration::from_secs(30),
-            handshake: Duration::from_secs(5),
-            frame_time: Duration::from_secs(30),
-        }
-    }
-}
-
-/// The default policy: root, and the user this process runs as.
-#[must_use]
-pub fn root_and_own_user() -> Policy {
-    let own = rustix::process::geteuid().as_raw();
-    Arc::new(move |caller, object, method| {
-        if caller.uid == 0 || caller.uid == own {
-            return Ok(());
-        }
-        let text = format!(
-            "{object}.{method} is for root and user {own}, not for user {} (pid {})",
-            caller.uid, caller.pid
-        );
-        Err(Failure::new(Code::Denied, text))
-    })
-}
 
 /// Serves objects. Clones are the same server; its tasks end with [`Server::drain`] or the runtime.
 #[derive(Clone)]
@@ -103,52 +61,18 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
-/// What happened since the server was made.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct Counters {
-    pub connections: u64,
-    pub connections_open: u64,
-    /// Over the limit of a user or of all.
-    pub connections_refused: u64,
-    pub calls: u64,
-    /// By the policy.
-    pub denied: u64,
-    /// Refused because a queue was full.
-    pub busy: u64,
-    pub timeouts: u64,
-    pub cancelled: u64,
-    /// Peers that broke the protocol, or speak no common version.
-    pub violations: u64,
-    /// Disconnected because they did not read.
-    pub slow_readers: u64,
-    /// Events dropped on connections that are closed now.
-    pub events_lost: u64,
-    /// Accepts that failed for want of descriptors.
-    pub out_of_descriptors: u64,
-}
-
-#[derive(Default)]
-struct Counts {
-    connections: AtomicU64,
-    connections_refused: AtomicU64,
-    calls: AtomicU64,
-    denied: AtomicU64,
-    busy: AtomicU64,
-    timeouts: AtomicU64,
-    cancelled: AtomicU64,
-    violations: AtomicU64,
-    slow_readers: AtomicU64,
-    events_lost: AtomicU64,
-    out_of_descriptors: AtomicU64,
-}
-
 struct Shared {
     settings: Settings,
     router: Router,
     counters: Counts,
+    audit: Audit,
+    monitor: Arc<Monitor>,
     nonce: [u8; 16],
     own_uid: u32,
+    closers: AtomicU64,
     connections: Mutex<Connections>,
+    /// How many connections are open.
+    usage: watch::Sender<usize>,
     /// A connection closed, or draining began.
     changed: Notify,
 }
@@ -167,13 +91,18 @@ impl Server {
     pub fn new(settings: Settings) -> io::Result<Self> {
         let limits =
             Limits { lane: settings.queue, user: settings.queue * 8, total: settings.queue * 16 };
+        let policy = Policy { epoch: 0, rules: settings.rules.to_vec() };
         let shared = Shared {
-            router: Router::new(limits),
+            router: Router::new(limits, policy),
             settings,
             counters: Counts::default(),
+            audit: Audit::default(),
+            monitor: Arc::default(),
             nonce: accept::nonce()?,
             own_uid: rustix::process::geteuid().as_raw(),
+            closers: AtomicU64::new(0),
             connections: Mutex::default(),
+            usage: watch::Sender::new(0),
             changed: Notify::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -184,7 +113,15 @@ impl Server {
     /// # Errors
     /// Where the name is taken or can't be one.
     pub fn add<S: Serve>(&self, name: &str, handler: S) -> Result<(), AddError> {
-        self.shared.router.add(name, handler)
+        self.shared.router.add(name, handler, false)
+    }
+
+    /// Serves an object to callers in this very process only: for all others it isn't there.
+    ///
+    /// # Errors
+    /// Where the name is taken or can't be one.
+    pub fn add_local<S: Serve>(&self, name: &str, handler: S) -> Result<(), AddError> {
+        self.shared.router.add(name, handler, true)
     }
 
     /// Serves it no longer: calls that wait are answered `gone`. `false` where there is no such object.
@@ -193,10 +130,62 @@ impl Server {
         self.shared.router.remove(name)
     }
 
-    /// What is served.
+    /// What is served to others: all but the local objects.
     #[must_use]
     pub fn objects(&self) -> Vec<Served> {
-        self.shared.router.served()
+        self.shared.router.served(View::Exported)
+    }
+
+    /// Changes whenever [`Server::objects`] does.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.router.changes()
+    }
+
+    /// What Welcome says: drawn once a server, it proves that a connection leads here.
+    #[must_use]
+    pub fn nonce(&self) -> [u8; 16] {
+        self.shared.nonce
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn usage(&self) -> watch::Receiver<usize> {
+        self.shared.usage.subscribe()
+    }
+
+    /// Judges by these rules from now on, instead of those before. Open calls whose caller may no longer make them are
+    /// answered `denied`.
+    pub fn set_policy(&self, policy: Arc<Policy>) {
+        self.shared.router.set_policy(policy);
+        let links: Vec<_> = self.shared.lock().open.values().map(Arc::clone).collect();
+        links.iter().for_each(|link| link.rejudge());
+    }
+
+    /// Of the rules it judges by; 0 before [`Server::set_policy`].
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.shared.router.epoch()
+    }
+
+    /// Closes the gate of an object, or of all that are served now: calls wait, at most `hold`, until the gate is opened
+    /// or what this returns is dropped. Needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// `not-found` where there is no such object.
+    pub fn close_gate(&self, object: Option<&str>, hold: Duration) -> Result<ClosedGate, Failure> {
+        ClosedGate::new(&self.shared, object, hold)
+    }
+
+    /// Opens it, whoever closed it.
+    ///
+    /// # Errors
+    /// `not-found` where there is no such object.
+    pub fn open_gate(&self, object: Option<&str>) -> Result<(), Failure> {
+        for target in self.shared.router.targets(object)? {
+            target.queue.open_gate(None);
+        }
+        Ok(())
     }
 
     /// Accepts on a bound, listening socket, which is made non-blocking. May be called for several sockets.
@@ -222,25 +211,12 @@ impl Server {
 
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let counts = &self.shared.counters;
-        Counters {
-            connections: counts.connections.load(Relaxed),
-            connections_open: self.shared.lock().open.len() as u64,
-            connections_refused: counts.connections_refused.load(Relaxed),
-            calls: counts.calls.load(Relaxed),
-            denied: counts.denied.load(Relaxed),
-            busy: counts.busy.load(Relaxed),
-            timeouts: counts.timeouts.load(Relaxed),
-            cancelled: counts.cancelled.load(Relaxed),
-            violations: counts.violations.load(Relaxed),
-            slow_readers: counts.slow_readers.load(Relaxed),
-            events_lost: counts.events_lost.load(Relaxed),
-            out_of_descriptors: counts.out_of_descriptors.load(Relaxed),
-        }
+        let open = self.shared.lock().open.len();
+        self.shared.counters.read(open)
     }
 
-    /// Ends in order: accepts nothing, refuses new calls as `gone`, lets open ones finish until `within` has passed (these
-    /// are answered `failed` then), says Goodbye and returns when all connections are closed.
+    /// Ends in order: accepts nothing, refuses calls that have not begun as `gone`, lets the others finish until `within`
+    /// has passed (these are answered `failed` then), says Goodbye and returns when all connections are closed.
     pub async fn drain(&self, within: Duration) {
         let deadline = Instant::now() + within;
         let links: Vec<_> = {
@@ -250,6 +226,9 @@ impl Server {
         };
         self.shared.changed.notify_waiters();
         links.iter().for_each(|link| link.drain());
+        for target in self.shared.router.targets(None).unwrap_or_default() {
+            target.withdraw();
+        }
         if tokio::time::timeout_at(deadline, self.shared.empty()).await.is_ok() {
             return;
         }
@@ -270,6 +249,10 @@ impl Shared {
         uid == 0 || uid == self.own_uid
     }
 
+    fn next_closer(&self) -> u64 {
+        self.closers.fetch_add(1, Relaxed)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Connections> {
         self.connections.lock().expect("nothing panics while it holds the connections")
     }
@@ -284,6 +267,7 @@ impl Shared {
                 connections.per_user.remove(&link.caller.uid);
             }
         }
+        self.usage.send_replace(connections.open.len());
         drop(connections);
         self.changed.notify_waiters();
     }

@@ -1,10 +1,22 @@
 //! The queue of one object: bounded, and fair between connections. Each connection has a lane; the worker takes one call
 //! from each lane in turn, so that who floods waits for himself only.
+//!
+//! It has a gate. Closed, nothing is taken out, what waits too long is handed back, and what was taken before can be
+//! waited for: that is how an object is replaced while its callers only see a pause.
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
     task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
 };
 
 /// How much waits at most.
@@ -28,6 +40,12 @@ pub(crate) enum Refusal {
 pub(crate) struct Queue<T> {
     limits: Limits,
     state: Mutex<State<T>>,
+    /// Taken and not ended.
+    running: AtomicUsize,
+    /// Somebody waits for the end of what runs.
+    watched: AtomicBool,
+    /// The gate moved, or nothing runs any more.
+    changed: Notify,
 }
 
 struct State<T> {
@@ -35,14 +53,22 @@ struct State<T> {
     length: usize,
     closed: bool,
     worker: Option<Waker>,
+    /// Who closed the gate, and for how long a call may wait there.
+    closers: Vec<(u64, Duration)>,
     /// The buffer of the lane that was emptied last, for the next one.
-    spare: VecDeque<T>,
+    spare: VecDeque<Waiting<T>>,
 }
 
 struct Lane<T> {
     connection: u64,
     uid: u32,
-    calls: VecDeque<T>,
+    calls: VecDeque<Waiting<T>>,
+}
+
+struct Waiting<T> {
+    call: T,
+    /// Since when it waits at the closed gate.
+    held: Option<Instant>,
 }
 
 impl<T> Queue<T> {
@@ -52,9 +78,16 @@ impl<T> Queue<T> {
             length: 0,
             closed: false,
             worker: None,
+            closers: Vec::new(),
             spare: VecDeque::new(),
         };
-        Self { limits, state: Mutex::new(state) }
+        Self {
+            limits,
+            state: Mutex::new(state),
+            running: AtomicUsize::new(0),
+            watched: AtomicBool::new(false),
+            changed: Notify::new(),
+        }
     }
 
     pub(crate) fn push(&self, connection: u64, uid: u32, call: T) -> Result<(), (Refusal, T)> {
@@ -81,14 +114,19 @@ impl<T> Queue<T> {
                 return Err((Refusal::Full(limit), call));
             }
         }
+        let held = (!state.closers.is_empty()).then(Instant::now);
+        let waiting = Waiting { call, held };
         if let Some(at) = lane {
-            state.lanes[at].calls.push_back(call);
+            state.lanes[at].calls.push_back(waiting);
         } else {
             let mut calls = std::mem::take(&mut state.spare);
-            calls.push_back(call);
+            calls.push_back(waiting);
             state.lanes.push_back(Lane { connection, uid, calls });
         }
         state.length += 1;
+        if !state.closers.is_empty() {
+            return Ok(());
+        }
         if let Some(worker) = state.worker.take() {
             drop(state);
             worker.wake();
@@ -96,9 +134,13 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// The next call; `None` once the queue is closed.
+    /// The next call, which runs until [`Queue::ended`] is called for it; `None` once the queue is closed.
     pub(crate) fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let mut state = self.lock();
+        if !state.closers.is_empty() && !state.closed {
+            state.worker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         let Some(mut lane) = state.lanes.pop_front() else {
             if state.closed {
                 return Poll::Ready(None);
@@ -113,7 +155,120 @@ impl<T> Queue<T> {
             state.lanes.push_back(lane);
         }
         state.length -= 1;
-        Poll::Ready(call)
+        // Counted under the lock: whoever closes the gate sees it.
+        self.running.fetch_add(1, SeqCst);
+        Poll::Ready(call.map(|waiting| waiting.call))
+    }
+
+    /// A call that was taken is over.
+    pub(crate) fn ended(&self) {
+        if self.running.fetch_sub(1, SeqCst) == 1 && self.watched.load(SeqCst) {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Returns when nothing runs; meant for a closed gate.
+    pub(crate) async fn idle(&self) {
+        self.watched.store(true, SeqCst);
+        loop {
+            let changed = self.changed.notified();
+            if self.running.load(SeqCst) == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Lets nothing out until [`Queue::open_gate`]. `true` where the gate was open.
+    pub(crate) fn close_gate(&self, closer: u64, hold: Duration) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let was_open = state.closers.is_empty();
+        state.closers.push((closer, hold));
+        for waiting in state.lanes.iter_mut().flat_map(|lane| &mut lane.calls) {
+            waiting.held.get_or_insert(now);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+        was_open
+    }
+
+    /// Takes back what this closer did; without one, what all did.
+    pub(crate) fn open_gate(&self, closer: Option<u64>) {
+        let mut state = self.lock();
+        state.closers.retain(|(id, _)| closer.is_some_and(|closer| *id != closer));
+        if state.closers.is_empty() {
+            for waiting in state.lanes.iter_mut().flat_map(|lane| &mut lane.calls) {
+                waiting.held = None;
+            }
+            if let Some(worker) = state.worker.take() {
+                worker.wake();
+            }
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Returns when the gate is no longer closed by this one.
+    pub(crate) async fn opened(&self, closer: u64) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.lock().closers.iter().any(|(id, _)| *id == closer) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Hands back what has waited too long at the closed gate, and says when to look again; `None` once it is open.
+    pub(crate) fn late(&self, now: Instant) -> (Vec<T>, Option<Instant>) {
+        let mut state = self.lock();
+        let Some(hold) = state.closers.iter().map(|(_, hold)| *hold).max() else {
+            return (Vec::new(), None);
+        };
+        let mut late = Vec::new();
+        let mut next = now + hold;
+        for lane in &mut state.lanes {
+            while let Some(waiting) = lane.calls.front() {
+                let until = waiting.held.map_or(now, |since| since + hold);
+                if until > now {
+                    next = next.min(until);
+                    break;
+                }
+                late.extend(lane.calls.pop_front().map(|waiting| waiting.call));
+            }
+        }
+        state.lanes.retain(|lane| !lane.calls.is_empty());
+        state.length -= late.len();
+        (late, Some(next))
+    }
+
+    /// Whether the gate is closed.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.lock().closers.is_empty()
+    }
+
+    /// Hands back what nobody wants any more.
+    pub(crate) fn prune(&self, mut wanted: impl FnMut(&T) -> bool) -> Vec<T> {
+        let mut state = self.lock();
+        let mut unwanted = Vec::new();
+        for lane in &mut state.lanes {
+            for waiting in std::mem::take(&mut lane.calls) {
+                if wanted(&waiting.call) {
+                    lane.calls.push_back(waiting);
+                } else {
+                    unwanted.push(waiting.call);
+                }
+            }
+        }
+        state.lanes.retain(|lane| !lane.calls.is_empty());
+        state.length -= unwanted.len();
+        unwanted
+    }
+
+    /// Ready when the gate moves, or when nothing runs any more, from now on.
+    pub(crate) fn change(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Takes nothing more; hands back what waits.
@@ -124,7 +279,8 @@ impl<T> Queue<T> {
         if let Some(worker) = state.worker.take() {
             worker.wake();
         }
-        state.lanes.drain(..).flat_map(|lane| lane.calls).collect()
+        let calls = state.lanes.drain(..).flat_map(|lane| lane.calls);
+        calls.map(|waiting| waiting.call).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -134,6 +290,8 @@ impl<T> Queue<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn pop(queue: &Queue<u32>) -> Option<u32> {
@@ -169,5 +327,83 @@ mod tests {
         assert_eq!(queue.close(), [5]);
         assert_eq!(queue.push(1, 0, 6), Err((Refusal::Closed, 6)));
         assert_eq!(pop(&queue), None);
+    }
+
+    #[test]
+    fn what_waits_too_long_at_a_closed_gate_is_handed_back_in_its_order() {
+        let queue = Queue::new(Limits { lane: 4, user: 6, total: 8 });
+        let hold = Duration::from_secs(1);
+        queue.push(1, 0, 1).unwrap();
+        assert!(queue.close_gate(7, hold));
+        queue.push(1, 0, 2).unwrap();
+        let (late, next) = queue.late(Instant::now());
+        assert!(late.is_empty() && next.is_some_and(|next| next <= Instant::now() + hold));
+        assert_eq!(queue.late(Instant::now() + hold).0, [1, 2]);
+        queue.open_gate(Some(7));
+        assert_eq!(queue.late(Instant::now()), (Vec::new(), None));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(u64),
+        Pop,
+        Close(u64),
+        Open(Option<u64>),
+        Late,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0_u64..4).prop_map(Step::Push),
+            Just(Step::Pop),
+            (0_u64..3).prop_map(Step::Close),
+            proptest::option::of(0_u64..3).prop_map(Step::Open),
+            Just(Step::Late),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_doubled_or_let_through_a_closed_gate(
+            steps in proptest::collection::vec(step(), 0..200),
+        ) {
+            let queue = Queue::new(Limits { lane: 4, user: 6, total: 8 });
+            let (mut next, mut out, mut closers) = (0, Vec::new(), Vec::new());
+            for step in steps {
+                match step {
+                    Step::Push(connection) => {
+                        match queue.push(connection, u32::from(connection > 1), next) {
+                            Ok(()) => next += 1,
+                            Err((refusal, _)) => prop_assert!(matches!(refusal, Refusal::Full(_))),
+                        }
+                    }
+                    Step::Pop => {
+                        let popped = queue.poll_pop(&mut Context::from_waker(Waker::noop()));
+                        if let Poll::Ready(call) = popped {
+                            prop_assert!(closers.is_empty());
+                            out.push(call.unwrap());
+                            queue.ended();
+                        }
+                    }
+                    Step::Close(closer) => {
+                        prop_assert_eq!(queue.close_gate(closer, Duration::ZERO), closers.is_empty());
+                        closers.push(closer);
+                    }
+                    Step::Open(closer) => {
+                        queue.open_gate(closer);
+                        closers.retain(|id| closer.is_some_and(|closer| *id != closer));
+                    }
+                    Step::Late => {
+                        let (late, next) = queue.late(Instant::now());
+                        prop_assert_eq!(next.is_some(), !closers.is_empty());
+                        out.extend(late);
+                    }
+                }
+                prop_assert_eq!(queue.is_held(), !closers.is_empty());
+            }
+            out.extend(queue.close());
+            out.sort_unstable();
+            prop_assert_eq!(out, (0..next).collect::<Vec<u32>>());
+        }
     }
 }

@@ -9,13 +9,24 @@ use protocol::{
     failure::{Code, Failure},
     hello::{OBJECT_NAME_MAX, OBJECTS_MAX, Object},
     message::Call,
-    objects::{DESCRIBE, Description, ENDPOINT, OBJECTS, Served, nearest},
+    objects::{
+        DESCRIBE, Description, ENDPOINT, GATE, LOG_LEVEL, MONITOR, OBJECTS, Served, nearest,
+    },
+    registry::Policy,
 };
+use tokio::sync::watch;
 
 use super::{
     incoming::Incoming,
+    link::{Link, State},
     queue::{Limits, Queue, Refusal},
+    rules::{Ruling, Stance},
 };
+
+/// How many calls a worker takes in a row before the connections get their turn.
+const WORK: usize = 64;
+/// The endpoint's own methods.
+const OWN: [&str; 5] = [OBJECTS, DESCRIBE, GATE, MONITOR, LOG_LEVEL];
 
 /// An object: its description, and what it does when called. One call at a time; a handler that wants more of them
 /// keeps the [`super::Responder`] and answers later.
@@ -38,8 +49,16 @@ pub enum AddError {
 }
 
 pub(super) struct Router {
-    slots: RwLock<Vec<Slot>>,
+    table: RwLock<Table>,
     limits: Limits,
+    /// Rises when an exported object comes or goes.
+    changes: watch::Sender<u64>,
+}
+
+struct Table {
+    slots: Vec<Slot>,
+    /// What new objects are judged by.
+    policy: Arc<Policy>,
 }
 
 #[derive(Default)]
@@ -49,41 +68,65 @@ struct Slot {
 }
 
 /// A served object.
-pub(super) struct Target {
+pub(crate) struct Target {
     pub(super) name: String,
+    /// Only this very process sees it.
+    local: bool,
     description: Description,
     hash: u64,
     methods: Vec<Arc<str>>,
-    queue: Queue<Incoming>,
+    stance: Stance,
+    pub(super) queue: Queue<Incoming>,
 }
 
 /// Where a call goes.
 pub(super) enum Route {
-    /// To this object's queue.
-    Object(Arc<Target>, Arc<str>),
+    /// To this object's queue; the method's place in its list.
+    Object(Arc<Target>, usize),
     /// It is answered here, with this JSON.
     Introspection(Vec<u8>),
+    /// One of the endpoint's methods that do something.
+    Endpoint(&'static str),
+}
+
+/// Who looks at the table: local objects are there for this very process only.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum View {
+    Exported,
+    All,
+}
+
+impl View {
+    pub(super) fn of(pid: i32) -> Self {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        if pid == own { Self::All } else { Self::Exported }
+    }
+
+    fn shows(self, object: &Target) -> bool {
+        self == Self::All || !object.local
+    }
 }
 
 impl Router {
-    pub(super) fn new(limits: Limits) -> Self {
-        Self { slots: RwLock::default(), limits }
+    pub(super) fn new(limits: Limits, policy: Policy) -> Self {
+        let table = Table { slots: Vec::new(), policy: Arc::new(policy) };
+        Self { table: RwLock::new(table), limits, changes: watch::Sender::new(0) }
     }
 
-    pub(super) fn add<S: Serve>(&self, name: &str, handler: S) -> Result<(), AddError> {
+    pub(super) fn add<S: Serve>(
+        &self,
+        name: &str,
+        handler: S,
+        local: bool,
+    ) -> Result<(), AddError> {
         if name.is_empty() || name.len() > OBJECT_NAME_MAX {
             return Err(AddError::Name(name.to_owned()));
         }
         let description = handler.describe();
         let methods = description.methods.iter().map(|method| method.name.as_str().into());
-        let object = Arc::new(Target {
-            name: name.to_owned(),
-            hash: description.hash(),
-            methods: methods.collect(),
-            description,
-            queue: Queue::new(self.limits),
-        });
-        let mut slots = self.write();
+        let methods = methods.collect();
+        let mut table = self.write();
+        let Table { slots, policy } = &mut *table;
         if slots.iter().filter_map(|slot| slot.object.as_ref()).any(|o| o.name == name) {
             return Err(AddError::Taken(name.to_owned()));
         }
@@ -96,28 +139,76 @@ impl Router {
                 slots.len() - 1
             }
         };
+        let object = Arc::new(Target {
+            name: name.to_owned(),
+            local,
+            hash: description.hash(),
+            methods,
+            description,
+            stance: Stance::new(&policy.rules, name),
+            queue: Queue::new(self.limits),
+        });
         slots[at].generation += 1;
         slots[at].object = Some(Arc::clone(&object));
         tokio::spawn(work(object, handler));
+        drop(table);
+        self.changed(local);
         Ok(())
     }
 
     /// Calls that wait are answered `gone`; the running one goes on. `false` where there is no such object.
     pub(super) fn remove(&self, name: &str) -> bool {
-        let mut slots = self.write();
-        let found = slots
+        let mut table = self.write();
+        let found = table
+            .slots
             .iter_mut()
             .find(|slot| slot.object.as_ref().is_some_and(|object| object.name == name));
         let Some(object) = found.and_then(|slot| slot.object.take()) else { return false };
-        drop(slots);
+        drop(table);
         object.withdraw();
+        self.changed(object.local);
         true
     }
 
-    pub(super) fn served(&self) -> Vec<Served> {
-        let slots = self.read();
-        let rows = slots.iter().enumerate().filter_map(|(token, slot)| {
-            let object = slot.object.as_ref()?;
+    fn changed(&self, local: bool) {
+        if !local {
+            self.changes.send_modify(|changes| *changes += 1);
+        }
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn set_policy(&self, policy: Arc<Policy>) {
+        let mut table = self.write();
+        for object in table.slots.iter().filter_map(|slot| slot.object.as_ref()) {
+            object.stance.set(&policy.rules, &object.name);
+        }
+        table.policy = policy;
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.read().policy.epoch
+    }
+
+    /// The object of this name, or all.
+    pub(super) fn targets(&self, name: Option<&str>) -> Result<Vec<Arc<Target>>, Failure> {
+        let table = self.read();
+        let all = table.slots.iter().filter_map(|slot| slot.object.as_ref());
+        let Some(name) = name else { return Ok(all.map(Arc::clone).collect()) };
+        if let Some(object) = all.clone().find(|object| object.name == name) {
+            return Ok(vec![Arc::clone(object)]);
+        }
+        let near = nearest(name, all.map(|object| &*object.name));
+        let near = near.map(|near| format!(", did you mean {near:?}?")).unwrap_or_default();
+        Err(Failure::new(Code::NotFound, format!("no object {name:?} is served here{near}")))
+    }
+
+    pub(super) fn served(&self, view: View) -> Vec<Served> {
+        let table = self.read();
+        let rows = table.slots.iter().enumerate().filter_map(|(token, slot)| {
+            let object = slot.object.as_ref().filter(|object| view.shows(object))?;
             Some(Served {
                 name: object.name.clone(),
                 token: u32::try_from(token).ok()?,
@@ -131,13 +222,15 @@ impl Router {
     }
 
     /// Finds the method that is called.
-    pub(super) fn route(&self, call: &Call<'_>) -> Result<Route, Failure> {
+    pub(super) fn route(&self, call: &Call<'_>, pid: i32) -> Result<Route, Failure> {
         if call.token == ENDPOINT {
-            return self.introspect(call.method).map(Route::Introspection);
+            return self.own_method(call.method, pid);
         }
-        let slots = self.read();
-        let slot = usize::try_from(call.token).ok().and_then(|token| slots.get(token));
-        let Some(slot) = slot else {
+        let table = self.read();
+        let slot = usize::try_from(call.token).ok().and_then(|token| table.slots.get(token));
+        // A local object is not there for others, whatever they guess.
+        let hidden = |object: &Arc<Target>| object.local && View::of(pid) != View::All;
+        let Some(slot) = slot.filter(|slot| !slot.object.as_ref().is_some_and(hidden)) else {
             let text = format!("token {} names no object of this endpoint", call.token);
             return Err(not_started(Code::NotFound, text));
         };
@@ -149,8 +242,8 @@ impl Router {
             );
             return Err(not_started(Code::Gone, text));
         };
-        if let Some(method) = object.methods.iter().find(|known| ***known == *call.method) {
-            return Ok(Route::Object(Arc::clone(object), Arc::clone(method)));
+        if let Some(at) = object.methods.iter().position(|known| **known == *call.method) {
+            return Ok(Route::Object(Arc::clone(object), at));
         }
         if call.method == DESCRIBE {
             return json(&object.description).map(Route::Introspection);
@@ -159,40 +252,65 @@ impl Router {
         Err(unknown_method(&object.name, call.method, names))
     }
 
-    fn introspect(&self, method: &str) -> Result<Vec<u8>, Failure> {
-        match method {
-            OBJECTS => json(&self.served()),
-            DESCRIBE => {
-                let slots = self.read();
-                let all = slots.iter().filter_map(|slot| slot.object.as_ref());
-                let all = all.map(|object| {
+    /// The object that a call means, if it is there.
+    pub(super) fn name(&self, token: u32, generation: u32) -> Option<String> {
+        let table = self.read();
+        let slot = table.slots.get(usize::try_from(token).ok()?)?;
+        let object = slot.object.as_ref().filter(|_| slot.generation == generation)?;
+        Some(object.name.clone())
+    }
+
+    fn own_method(&self, method: &str, pid: i32) -> Result<Route, Failure> {
+        let view = View::of(pid);
+        match OWN.into_iter().find(|own| *own == method) {
+            Some(OBJECTS) => json(&self.served(view)).map(Route::Introspection),
+            Some(DESCRIBE) => {
+                let table = self.read();
+                let all = table.slots.iter().filter_map(|slot| slot.object.as_ref());
+                let all = all.filter(|object| view.shows(object)).map(|object| {
                     let described = serde_json::to_value(&object.description);
                     (object.name.clone(), described.unwrap_or_default())
                 });
-                json(&all.collect::<serde_json::Map<_, _>>())
+                json(&all.collect::<serde_json::Map<_, _>>()).map(Route::Introspection)
             }
-            other => Err(unknown_method("the endpoint", other, [OBJECTS, DESCRIBE])),
+            Some(method) => Ok(Route::Endpoint(method)),
+            None => Err(unknown_method("the endpoint", method, OWN)),
         }
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<Slot>> {
-        self.slots.read().expect("nothing panics while it holds the table")
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Table> {
+        self.table.read().expect("nothing panics while it holds the table")
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Slot>> {
-        self.slots.write().expect("nothing panics while it holds the table")
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Table> {
+        self.table.write().expect("nothing panics while it holds the table")
     }
 }
 
 impl Target {
+    pub(super) fn method(&self, at: usize) -> &Arc<str> {
+        &self.methods[at]
+    }
+
+    pub(super) fn judge(&self, link: &Link, state: &State, at: usize) -> Ruling {
+        self.stance.judge(link, state, &self.name, &self.methods[at])
+    }
+
     /// Queues a call; a full or closed queue answers at once. `false` where it was full.
     pub(super) fn push(&self, connection: u64, uid: u32, call: Incoming) -> bool {
-        match self.queue.push(connection, uid, call) {
+        let pushed = match self.queue.push(connection, uid, call) {
+            // Behind a closed gate those may lie whose callers have gone.
+            Err((Refusal::Full(_), call)) if self.queue.is_held() => {
+                drop(self.queue.prune(|call| call.responder.is_open()));
+                self.queue.push(connection, uid, call)
+            }
+            pushed => pushed,
+        };
+        match pushed {
             Ok(()) => true,
             Err((Refusal::Full(limit), call)) => {
                 let text = format!("{limit} calls of {} wait already; try again later", self.name);
-                let details = serde_json::json!({ "retry_after_ms": 50, "not_started": true });
-                call.responder.fail(Failure::new(Code::Busy, text).with_details(details));
+                call.responder.fail(busy(text, 50));
                 false
             }
             Err((Refusal::Closed, call)) => {
@@ -202,7 +320,8 @@ impl Target {
         }
     }
 
-    fn withdraw(&self) {
+    /// Takes no more calls; those that wait are answered `gone`.
+    pub(super) fn withdraw(&self) {
         for call in self.queue.close() {
             call.responder.fail(self.gone());
         }
@@ -224,13 +343,25 @@ async fn work<S: Serve>(object: Arc<Target>, mut handler: S) {
     }
 
     let guard = Withdraw(&object);
-    while let Some(call) = poll_fn(|cx| object.queue.poll_pop(cx)).await {
+    let mut taken = 0;
+    while let Some(mut call) = poll_fn(|cx| object.queue.poll_pop(cx)).await {
+        call.responder.run(&object);
         // What was cancelled or timed out in the queue is not begun.
         if call.responder.is_open() {
             handler.call(call).await;
         }
+        taken += 1;
+        if taken % WORK == 0 {
+            tokio::task::yield_now().await;
+        }
     }
     drop(guard);
+}
+
+/// A refusal that time cures; the call was not begun.
+pub(super) fn busy(text: String, retry_after_ms: u64) -> Failure {
+    let details = serde_json::json!({ "retry_after_ms": retry_after_ms, "not_started": true });
+    Failure::new(Code::Busy, text).with_details(details)
 }
 
 /// A failure of a call that was not begun: who gets it may repeat the call, whatever it does.

@@ -2,10 +2,10 @@
 
 use std::{os::fd::AsFd as _, sync::Arc, time::Duration};
 
-use endpoint::{CallError, CallOptions, Client, Code, Description, Failure, Options, Settings};
+use endpoint::{CallError, CallOptions, Client, Code, Description, Options, Settings};
 use serde_json::json;
 
-use crate::{DENIED, Fixture, SOON, pipe_with, refused};
+use crate::{Fixture, SOON, pipe_with, refused};
 
 #[tokio::test]
 async fn many_calls_at_once_get_their_own_answers() {
@@ -125,27 +125,6 @@ async fn a_call_without_an_answer_fails_instead_of_hanging() {
     let fixture = Fixture::new();
     let error = fixture.client().call("demo", "forget", &(), CallOptions::default()).await;
     assert_eq!(refused(error.unwrap_err()).code, Code::Failed);
-}
-
-#[tokio::test]
-async fn the_policy_refuses_by_caller_object_and_method() {
-    let own = rustix::process::geteuid().as_raw();
-    let fixture = Fixture::with(Settings {
-        policy: Arc::new(move |caller, object, method| {
-            assert_eq!(caller.uid, own);
-            assert_eq!(u32::try_from(caller.pid).unwrap(), std::process::id());
-            if (object, method) == ("demo", "count") {
-                return Err(Failure::new(DENIED, "not today"));
-            }
-            Ok(())
-        }),
-        ..Settings::default()
-    });
-    let client = fixture.client();
-    client.call("demo", "echo", &(), CallOptions::default()).await.unwrap();
-    let error = client.call("demo", "count", &(), CallOptions::default()).await.unwrap_err();
-    assert_eq!(refused(error).code, DENIED);
-    assert_eq!(fixture.server.counters().denied, 1);
 }
 
 #[tokio::test]

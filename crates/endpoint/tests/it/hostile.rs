@@ -4,73 +4,17 @@ use std::{io::IoSlice, mem::MaybeUninit, os::fd::AsFd as _, time::Duration};
 
 use endpoint::{CallError, CallOptions, Client, Options, Settings};
 use protocol::{
-    frame,
     message::{Call, Hello, Message, Reply},
+    objects::ENDPOINT,
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::UnixStream,
+use tokio::io::AsyncWriteExt as _;
+
+use crate::{
+    Fixture, SOON, pipe_with,
+    raw::{Raw, bytes_of, echo},
+    until,
 };
-
-use crate::{Fixture, SOON, pipe_with, until};
-
-fn bytes_of(id: u32, message: &Message<'_>) -> Vec<u8> {
-    let mut out = Vec::new();
-    frame::encode(&mut out, id, message).unwrap();
-    out
-}
-
-fn echo(args: &[u8]) -> Message<'_> {
-    Message::Call(Call { token: 0, generation: 1, method: "echo", args, ..Call::default() })
-}
-
-/// A peer without manners.
-struct Raw {
-    stream: UnixStream,
-    read: Vec<u8>,
-}
-
-impl Raw {
-    async fn connect(fixture: &Fixture) -> Self {
-        Self { stream: UnixStream::connect(fixture.path()).await.unwrap(), read: Vec::new() }
-    }
-
-    async fn greeted(fixture: &Fixture) -> Self {
-        let mut raw = Self::connect(fixture).await;
-        raw.send(&bytes_of(0, &Message::Hello(Hello::OURS))).await;
-        assert!(raw.next().await.starts_with("Welcome"));
-        raw
-    }
-
-    async fn send(&mut self, bytes: &[u8]) {
-        // Being cut off while still sending is what some of these tests want.
-        let _ = self.stream.write_all(bytes).await;
-    }
-
-    /// The next message as text, or "end".
-    async fn next(&mut self) -> String {
-        loop {
-            if let Some((_, message, length)) = frame::decode(&self.read).unwrap() {
-                let text = match message {
-                    Message::Goodbye(goodbye) => {
-                        format!("Goodbye {}: {}", goodbye.code, goodbye.text)
-                    }
-                    Message::Reply(Reply::Failed { failure }) => {
-                        String::from_utf8_lossy(failure).into()
-                    }
-                    other => format!("{other:?}"),
-                };
-                self.read.drain(..length);
-                return text;
-            }
-            let read = tokio::time::timeout(SOON, self.stream.read_buf(&mut self.read)).await;
-            if read.unwrap().unwrap_or(0) == 0 {
-                return "end".to_owned();
-            }
-        }
-    }
-}
 
 async fn still_serves(fixture: &Fixture) {
     let reply = fixture.client().call_bytes("demo", "echo", b"ok", CallOptions::default()).await;
@@ -180,6 +124,25 @@ async fn silence_and_half_a_frame_end_after_their_time() {
 }
 
 #[tokio::test]
+async fn a_peer_whose_writes_always_end_inside_a_frame_is_not_cut_off() {
+    let frame_time = Duration::from_millis(250);
+    let fixture = Fixture::with(Settings { frame_time, ..Settings::default() });
+    let mut raw = Raw::greeted(&fixture).await;
+    let started = tokio::time::Instant::now();
+    raw.send(&bytes_of(1, &echo(b"abc"))[..14]).await;
+    for id in 1.. {
+        let rest = &bytes_of(id, &echo(b"abc"))[14..];
+        let next = &bytes_of(id + 1, &echo(b"abc"))[..14];
+        raw.send(&[rest, next].concat()).await;
+        let answer = raw.next().await;
+        assert!(answer.starts_with("Reply"), "{answer}");
+        if started.elapsed() > frame_time * 2 {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_flood_is_answered_busy_and_others_are_served() {
     let fixture = Fixture::with(Settings { calls_per_connection: 32, ..Settings::default() });
     let mut raw = Raw::greeted(&fixture).await;
@@ -210,6 +173,30 @@ async fn a_reader_that_takes_nothing_is_disconnected_and_others_are_served() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn a_token_out_of_range_and_a_stale_generation_get_an_answer_each() {
+    let fixture = Fixture::new();
+    let mut raw = Raw::greeted(&fixture).await;
+    let cases: [(u32, u32, &str, &str); 6] = [
+        (1, 1, "echo", "not-found"),
+        // SAMGR answers a look-up of a missing feature with -1.
+        (ENDPOINT, 0, "echo", "unknown-method"),
+        (ENDPOINT - 1, u32::MAX, "echo", "not-found"),
+        (0, 0, "echo", "\"gone\""),
+        (0, 2, "echo", "\"gone\""),
+        (0, 1, "ehco", "unknown-method"),
+    ];
+    for (id, (token, generation, method, code)) in (1..).zip(cases) {
+        let call = Message::Call(Call { token, generation, method, ..Call::default() });
+        raw.send(&bytes_of(id, &call)).await;
+        let answer = raw.next().await;
+        assert!(answer.contains(code), "{token} {generation} {method}: {answer}");
+    }
+    assert!(fixture.server.remove("demo"));
+    raw.send(&bytes_of(9, &echo(b""))).await;
+    assert!(raw.next().await.contains("\"gone\""));
 }
 
 #[tokio::test]

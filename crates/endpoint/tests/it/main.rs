@@ -1,7 +1,15 @@
 //! Two real endpoints over a socket in a scratch directory, and peers that misbehave.
 
 mod calls;
+mod events;
+mod gates;
 mod hostile;
+mod local;
+mod monitor;
+mod policy;
+mod quotas;
+mod raw;
+mod replacement;
 mod restart;
 mod streams;
 
@@ -27,8 +35,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// An object that does what a test needs.
 pub(crate) struct Demo {
-    counted: Arc<AtomicU32>,
-    parked: mpsc::UnboundedSender<Responder>,
+    pub(crate) counted: Arc<AtomicU32>,
+    pub(crate) parked: mpsc::UnboundedSender<Responder>,
 }
 
 #[derive(Deserialize)]
@@ -151,6 +159,16 @@ pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
         tokio::task::yield_now().await;
     }
     panic!("it never came true");
+}
+
+/// As `until`, for what takes longer: another thread's work, or thousands of calls.
+pub(crate) async fn eventually(mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, waiting).await.expect("it never came true");
 }
 
 pub(crate) const DENIED: Code = Code::Denied;
