@@ -1,0 +1,9 @@
+//! Scenarios on a clock the test owns.
+
+mod device;
+mod floods;
+mod lives;
+mod loss;
+mod supervisor;
+mod suspicion;
+mod trust;
