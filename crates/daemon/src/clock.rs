@@ -15,6 +15,13 @@ pub fn wall() -> std::time::Duration {
     std::time::Duration::from_nanos(nanoseconds(clock_gettime(ClockId::Realtime)).0)
 }
 
+/// How long the machine has been suspended since it was booted: what `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`.
+#[must_use]
+pub fn suspended() -> std::time::Duration {
+    let awake = now();
+    nanoseconds(clock_gettime(ClockId::Boottime)).since(awake)
+}
+
 /// A moment as tokio and std want it, for sleeping.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]

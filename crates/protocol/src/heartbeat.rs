@@ -434,6 +434,7 @@ pub fn description() -> Description {
     ];
     Description::new("vestal.heartbeat", version(1, 0))
         .method("list", &[], "who reports, and how", "a list")
+        .method("status", &[], "what was received, what was ignored and why", "counters")
         .method("expect", &expect, "an instance will report with this key", "")
         .method("forget", &[APP, GENERATION], "it will not any more", "")
         .event("heartbeat.registered")

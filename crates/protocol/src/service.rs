@@ -105,7 +105,12 @@ pub fn description() -> Description {
             "drain what services print, from now on, as long as it is read",
             "lines",
         )
-        .method("ring", &[], "what services printed while nobody drained", "raw records")
+        .method(
+            "ring",
+            &[("stored", Kind::Integer, false)],
+            "what services printed while nobody drained",
+            "raw parts",
+        )
         .method("reread", &[], "read the definition files again", "problems")
         .method(
             "report",
@@ -261,6 +266,63 @@ pub struct Pipes {
     pub gone: bool,
 }
 
+/// `ring`: what was printed while nobody drained. Answers parts ([`ring_parts`]), nothing at all where there is nothing more.
+/// A part is answered again until the caller says that it is stored, with its id, in the next call.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Ring {
+    /// Forget the part of this id, and all with a lower one.
+    #[serde(default)]
+    pub stored: u64,
+}
+
+/// The head of one part of the answer to `ring`: one line of JSON, behind which so many bytes of a [`crate::keeper::ring`] follow.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RingPart {
+    /// Counts up; never 0.
+    pub id: u64,
+    pub bytes: usize,
+    /// Whose text it is: what the slots in the ring stand for.
+    pub slots: Vec<RingSlot>,
+}
+
+/// One slot of a ring.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RingSlot {
+    pub slot: u32,
+    pub service: Name,
+    pub instance: Name,
+}
+
+/// Appends a part to the answer of `ring`.
+pub fn push_ring_part(answer: &mut Vec<u8>, id: u64, slots: Vec<RingSlot>, memory: &[u8]) {
+    let head = RingPart { id, bytes: memory.len(), slots };
+    let json = serde_json::to_vec(&head).expect("a head holds only texts and numbers");
+    answer.extend_from_slice(&json);
+    answer.push(b'\n');
+    answer.extend_from_slice(memory);
+}
+
+/// Takes the answer of `ring` apart.
+///
+/// # Errors
+/// Where a head is no JSON line, or more bytes are announced than there are.
+pub fn ring_parts(mut answer: &[u8]) -> Result<Vec<(RingPart, &[u8])>, String> {
+    let mut parts = Vec::new();
+    while !answer.is_empty() {
+        let end = answer.iter().position(|byte| *byte == b'\n');
+        let Some(end) = end else { return Err("a part's head has no line end".to_owned()) };
+        let head: RingPart = serde_json::from_slice(&answer[..end])
+            .map_err(|error| format!("the head of a part: {error}"))?;
+        let rest = &answer[end + 1..];
+        let Some((memory, rest)) = rest.split_at_checked(head.bytes) else {
+            return Err(format!("{} bytes were announced, {} came", head.bytes, rest.len()));
+        };
+        parts.push((head, memory));
+        answer = rest;
+    }
+    Ok(parts)
+}
+
 /// Absent or of another type: `None`.
 pub(crate) fn lenient<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
 where
@@ -288,6 +350,27 @@ mod tests {
         let json = r#"{"name":"web","instance":7,"wait":"yes","colour":"red"}"#;
         let order: Order = serde_json::from_str(json).unwrap();
         assert_eq!((order.instance, order.wait), (None, false));
+    }
+
+    #[test]
+    fn parts_of_a_ring_are_taken_apart_as_they_were_put_together() {
+        let name = |text: &str| Name::new(text).unwrap();
+        let slot = RingSlot { slot: 3, service: name("web"), instance: name("i") };
+        let mut answer = Vec::new();
+        push_ring_part(&mut answer, 1, vec![slot.clone()], b"\n{}");
+        push_ring_part(&mut answer, 2, Vec::new(), b"");
+        let parts = ring_parts(&answer).unwrap();
+        let first = RingPart { id: 1, bytes: 3, slots: vec![slot] };
+        let second = RingPart { id: 2, bytes: 0, slots: Vec::new() };
+        assert_eq!(parts, [(first, &b"\n{}"[..]), (second, &b""[..])]);
+        assert_eq!(ring_parts(b"").unwrap(), []);
+        for length in 1..answer.len() {
+            // Cut anywhere but between the parts, it is refused.
+            let _ = ring_parts(&answer[..length]);
+        }
+        assert!(ring_parts(&answer[..answer.len() - 1]).is_err());
+        let lie = br#"{"id":1,"bytes":18446744073709551615,"slots":[]}"#;
+        assert!(ring_parts(&[&lie[..], b"\nabc"].concat()).unwrap_err().contains("3 came"));
     }
 
     #[test]

@@ -16,6 +16,9 @@ use tempfile::TempDir;
 
 use crate::{Process, groups::remove_groups_of, processes_of, until};
 
+/// The daemons that the supervisor starts without being told to.
+const CORE: [&str; 7] = ["registry", "log", "heartbeat", "config", "upgrade", "driver", "autorun"];
+
 /// One copy of the suite. Dropping it kills whatever is left of it.
 pub struct Device {
     folder: TempDir,
@@ -51,14 +54,27 @@ pub fn binary(name: &str) -> PathBuf {
 }
 
 impl Device {
-    /// An empty device, not started. As root with `user`: everything runs as that user.
+    /// An empty device, not started: keeper and supervisor alone, the core daemons switched off.
     #[must_use]
     pub fn new() -> Self {
+        let device = Self::with_core();
+        for name in CORE {
+            device.define(name, "command = [\"off\"]\nenabled = false\n");
+        }
+        device
+    }
+
+    /// A device with the core daemons, as they are built in.
+    #[must_use]
+    pub fn with_core() -> Self {
         let folder =
             tempfile::Builder::new().prefix("vt").tempdir_in("/tmp").expect("/tmp is writable");
         for name in ["run", "etc/services.d"] {
             fs::create_dir_all(folder.path().join(name)).expect("the scratch folder is ours");
         }
+        // Many devices share one loopback.
+        fs::write(folder.path().join("etc/heartbeat.toml"), "listen = \"127.0.0.1:0\"\n")
+            .expect("the scratch folder is ours");
         Self {
             folder,
             keeper: None,
@@ -83,12 +99,17 @@ impl Device {
     #[must_use]
     pub fn of_user(user: u32) -> Self {
         let mut device = Self::new();
-        device.user = Some(user);
+        device.belong_to(user);
+        device
+    }
+
+    /// Everything runs as this user; only root can do that.
+    pub fn belong_to(&mut self, user: u32) {
+        self.user = Some(user);
         for path in ["", "run", "etc", "etc/services.d"] {
-            chown(device.folder.path().join(path), Some(user), Some(user))
+            chown(self.folder.path().join(path), Some(user), Some(user))
                 .expect("root may give a folder away");
         }
-        device
     }
 
     /// The keeper's user may have at most this many processes and threads (RLIMIT_NPROC).

@@ -7,15 +7,24 @@ use serde_json::Value;
 /// Every crate of the workspace, lowest layer first. A crate may use any crate of a lower row, none of its own.
 const LAYERS: &[&[&str]] = &[
     &["protocol"],
-    &["daemon"],
+    &["rudp"],
+    &["daemon", "heartbeat-client"],
     &["endpoint"],
-    &["vestal-keeper", "vestal-exec", "vestal-supervisor", "vestalctl"],
+    &[
+        "vestal-keeper",
+        "vestal-exec",
+        "vestal-supervisor",
+        "vestal-registry",
+        "vestal-log",
+        "vestal-heartbeat",
+        "vestalctl",
+    ],
     &["testkit"],
     &["integration-tests"],
 ];
 
 /// Crates that may not need tokio, not even by a feature.
-const PURE: &[&str] = &["protocol", "vestal-exec", "vestal-keeper"];
+const PURE: &[&str] = &["protocol", "rudp", "vestal-exec", "vestal-keeper"];
 
 #[test]
 fn dependencies_point_downwards() {

@@ -39,6 +39,8 @@ use crate::{
 pub const NO_REGISTRY: u8 = 69;
 /// The pause between tries once the policy is exhausted.
 const PAUSE: Duration = Duration::from_secs(5);
+/// The pause between tries when the policy's time is over.
+const REST: Duration = Duration::from_secs(300);
 /// The pause after the registry refused; doubles. The first ones are short: while a process takes over another's socket
 /// the registry may meet the other one there.
 const REFUSED: Duration = Duration::from_millis(100);
@@ -206,7 +208,8 @@ impl Task {
     async fn wait(&self, waiting: &mut Waiting, made: u32, started: Instant) -> Woken {
         let exhausted = *self.state.borrow() == State::Exhausted;
         match self.policy.next(made, started.elapsed(), jitter()) {
-            _ if exhausted => waiting.pause(PAUSE).await,
+            // The appearance of a socket wakes us at once; this is for where its folder can't be watched.
+            _ if exhausted => waiting.pause(REST).await,
             Next::Try(pause) => {
                 self.state.send_if_modified(|state| {
                     let before = std::mem::replace(state, State::Trying);

@@ -19,19 +19,33 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 /// The name of the supervisor's sockets for us.
 const NAME: &str = "heartbeat";
 
-/// Takes the supervisor's sockets; without any, binds where the settings say.
+/// The sockets of the broker, and which of them the supervisor doesn't know yet, by the name to leave them under.
+pub(super) struct Opened {
+    pub(super) sockets: Vec<UdpSocket>,
+    pub(super) fresh: Vec<(String, usize)>,
+}
+
+/// Takes the supervisor's sockets; without any, those that the last broker left with it, as far as they suit the settings;
+/// binds the others.
 pub(super) fn sockets(
     inherited: &mut Vec<(String, OwnedFd)>,
     settings: &Settings,
     folder: &Path,
-) -> anyhow::Result<Vec<UdpSocket>> {
+) -> anyhow::Result<Opened> {
     let mut sockets = Vec::new();
+    let mut fresh = Vec::new();
     while let Some(at) = inherited.iter().position(|(name, _)| name == NAME) {
         sockets.push(udp(inherited.swap_remove(at).1)?);
     }
     if sockets.is_empty() {
         let before = before(folder);
-        for address in &settings.listen {
+        for (place, address) in settings.listen.iter().enumerate() {
+            let name = format!("{NAME}-{place}");
+            if let Some(left) = left(inherited, &name, *address, settings.chosen) {
+                sockets.push(left);
+                continue;
+            }
+            fresh.push((name, sockets.len()));
             let socket = match bind(*address, &before) {
                 // Nobody asked for this port. Applications are told which one it is, and must be watched.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && !settings.chosen => {
@@ -50,7 +64,22 @@ pub(super) fn sockets(
         // Less than wanted is no error: then more is lost in a burst, and sent again.
         let _ = sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER);
     }
-    Ok(sockets)
+    Ok(Opened { sockets, fresh })
+}
+
+/// The socket that the last broker left under this name, if it is where this one is to listen.
+fn left(
+    inherited: &mut Vec<(String, OwnedFd)>,
+    name: &str,
+    wanted: SocketAddr,
+    chosen: bool,
+) -> Option<UdpSocket> {
+    let at = inherited.iter().position(|(known, _)| known == name)?;
+    let socket = udp(inherited.swap_remove(at).1).ok()?;
+    let address = socket.local_addr().ok()?;
+    let any_port = wanted.port() == 0 || !chosen;
+    let suits = address.ip() == wanted.ip() && (any_port || address.port() == wanted.port());
+    suits.then_some(socket)
 }
 
 fn udp(socket: OwnedFd) -> anyhow::Result<UdpSocket> {
@@ -110,7 +139,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
-        let bind = |chosen| sockets(&mut Vec::new(), &listening(&address, chosen), folder.path());
+        let bind = |chosen| {
+            sockets(&mut Vec::new(), &listening(&address, chosen), folder.path())
+                .map(|opened| opened.sockets)
+        };
         assert!(format!("{:#}", bind(true).unwrap_err()).contains(&address));
         assert_ne!(bind(false).unwrap()[0].local_addr().unwrap(), taken.local_addr().unwrap());
     }
@@ -120,7 +152,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("heartbeat");
         let any = listening("127.0.0.1:0", true);
-        let port = |sockets: &[UdpSocket]| sockets[0].local_addr().unwrap();
+        let port = |opened: &Opened| opened.sockets[0].local_addr().unwrap();
         let first = sockets(&mut Vec::new(), &any, &folder).unwrap();
         let address = port(&first);
         publish(&folder, &[address]).unwrap();
@@ -138,10 +170,31 @@ mod tests {
         let mut inherited = vec![(NAME.to_owned(), OwnedFd::from(bound))];
         let listen = listening("192.0.2.1:1", true);
         let taken = sockets(&mut inherited, &listen, Path::new("/nonexistent")).unwrap();
-        assert_eq!(taken[0].local_addr().unwrap(), address);
+        assert_eq!(taken.sockets[0].local_addr().unwrap(), address);
+        assert!(taken.fresh.is_empty());
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut inherited = vec![(NAME.to_owned(), OwnedFd::from(tcp))];
-        let error = sockets(&mut inherited, &listen, Path::new("/nonexistent")).unwrap_err();
+        let refused = sockets(&mut inherited, &listen, Path::new("/nonexistent"));
+        let error = refused.map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("udp:127.0.0.1:7420"), "{error}");
+    }
+
+    #[test]
+    fn what_the_last_broker_left_is_taken_where_it_suits_the_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let any = listening("127.0.0.1:0", true);
+        let first = sockets(&mut Vec::new(), &any, folder.path()).unwrap();
+        assert_eq!(first.fresh, [("heartbeat-0".to_owned(), 0)]);
+        let address = first.sockets[0].local_addr().unwrap();
+        let left = || {
+            vec![("heartbeat-0".to_owned(), OwnedFd::from(first.sockets[0].try_clone().unwrap()))]
+        };
+        let again = sockets(&mut left(), &any, folder.path()).unwrap();
+        assert_eq!(again.sockets[0].local_addr().unwrap(), address);
+        assert!(again.fresh.is_empty());
+        let elsewhere = listening("127.0.0.2:0", true);
+        let moved = sockets(&mut left(), &elsewhere, folder.path()).unwrap();
+        assert_eq!(moved.sockets[0].local_addr().unwrap().ip().to_string(), "127.0.0.2");
+        assert_eq!(moved.fresh.len(), 1);
     }
 }

@@ -9,7 +9,7 @@ mod batch;
 mod object;
 mod transport;
 
-use std::{env, ffi::OsStr, future::poll_fn, task::Poll, time::Duration};
+use std::{env, ffi::OsStr, future::poll_fn, os::fd::AsFd as _, task::Poll, time::Duration};
 
 use anyhow::Context as _;
 use daemon::{Context, clock};
@@ -93,8 +93,13 @@ impl Shell {
     /// Opens the sockets, says where they are, serves the object.
     pub(crate) fn open(daemon: &mut Context, settings: Settings) -> anyhow::Result<Self> {
         let folder = daemon.places.run.join("heartbeat");
-        let sockets = address::sockets(&mut daemon.sockets, &settings, &folder)?;
-        let transports = Transports::new(sockets, &settings.rules.limits)?;
+        let opened = address::sockets(&mut daemon.sockets, &settings, &folder)?;
+        for (name, at) in &opened.fresh {
+            // The next broker takes them over: what is sent meanwhile waits in them.
+            daemon.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+            daemon.store(name, opened.sockets[*at].as_fd());
+        }
+        let transports = Transports::new(opened.sockets, &settings.rules.limits)?;
         address::publish(&folder, &transports.addresses())
             .with_context(|| format!("write {}", folder.join("addr").display()))?;
         let mut seed = [0; 16];
@@ -123,7 +128,7 @@ impl Shell {
             machine,
             settings,
             transports,
-            absence: Absence::new(),
+            absence: Absence::new(clock::suspended()),
             server,
             bus,
             _registration: registration,
@@ -171,7 +176,7 @@ impl Shell {
         self.told.extend(std::iter::from_fn(|| self.answers.1.try_recv().ok()).take(ANSWERS));
         let now = clock::now();
         let instant = clock::instant(now);
-        if let Some(slept) = self.absence.noticed() {
+        if let Some(slept) = self.absence.noticed(clock::suspended()) {
             tracing::info!("the machine slept for {slept:?}; everybody gets time to report");
             self.machine.handle_event(Event::Resumed, now);
         }

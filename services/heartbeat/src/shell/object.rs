@@ -6,7 +6,7 @@ use endpoint::{Incoming, Serve};
 use protocol::{
     failure::{Code, Failure},
     heartbeat,
-    objects::{Description, version},
+    objects::Description,
 };
 use tokio::sync::mpsc;
 
@@ -15,19 +15,8 @@ pub(super) struct Forward {
 }
 
 impl Serve for Forward {
-    /// `status` is the broker's own; the minor version says that there is more than the contract asks for.
     fn describe(&self) -> Description {
-        let mut description = heartbeat::description();
-        if !description.has("status") {
-            description.version = version(1, 1);
-            description = description.method(
-                "status",
-                &[],
-                "what was received, and what was ignored and why",
-                "listen, sessions, machine, transport",
-            );
-        }
-        description
+        heartbeat::description()
     }
 
     fn call(&mut self, call: Incoming) -> impl Future<Output = ()> + Send {

@@ -92,9 +92,12 @@ impl Device {
     }
 
     fn ready(&self) {
+        // It leaves its sockets with us before.
         let mut said = [0; 256];
-        let length = self.notify.recv(&mut said).unwrap();
-        assert_eq!(&said[..length], b"READY=1");
+        while {
+            let length = self.notify.recv(&mut said).unwrap();
+            &said[..length] != b"READY=1"
+        } {}
     }
 
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
