@@ -9,7 +9,7 @@ use protocol::{
 };
 use serde_json::Value;
 
-use super::record::Record;
+use super::{record::Record, replace::Seat};
 use crate::settings::{ReadinessKind, Service};
 
 /// Something that happened outside.
@@ -100,6 +100,20 @@ pub(crate) enum Request {
         mode: Option<u32>,
         timeout_s: Option<u32>,
     },
+    /// Start the program on disk beside the running one, and let it take its place when it is ready.
+    Replace {
+        name: Name,
+        instance: Option<Name>,
+        wait: bool,
+    },
+    /// Somebody looks for an object that this service serves on demand.
+    Activate {
+        name: Name,
+    },
+    /// Nobody uses it any more: stop what was started on demand.
+    Release {
+        name: Name,
+    },
     UpdateStart {
         name: Name,
     },
@@ -118,6 +132,7 @@ pub(crate) enum Action {
         service: Arc<Service>,
         instance: Name,
         disposition: Disposition,
+        seat: Seat,
     },
     Dispose {
         slot: u32,
@@ -155,6 +170,12 @@ pub(crate) enum Action {
         slot: u32,
         generation: u32,
         kind: ReadinessKind,
+    },
+    /// Report `Notice::Ready` when a process of this instance has registered that object; ends with the generation.
+    AwaitObject {
+        slot: u32,
+        generation: u32,
+        object: String,
     },
     /// Run the reload command, with a time limit.
     ReloadCommand {

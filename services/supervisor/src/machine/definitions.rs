@@ -188,7 +188,11 @@ impl Supervisor {
 
     pub(super) fn adopt_life(&mut self, life: Life) {
         if let Some(entry) = self.services.get_mut(&life.service.name) {
-            entry.slots.insert(life.name.clone(), life.slot);
+            if life.is_beside() {
+                entry.beside.insert(life.slot);
+            } else {
+                entry.slots.insert(life.name.clone(), life.slot);
+            }
         }
         self.dirty.insert(life.slot);
         self.lives.insert(life.slot, life);

@@ -11,7 +11,7 @@ use super::{
     health::Look,
     instance::{Life, State, UNKILLABLE, Why},
     record::Record,
-    service::Standing,
+    service::{Entry, Standing},
 };
 
 /// SIGABRT leaves a core dump behind; this long it may take before the whole tree is killed.
@@ -94,6 +94,8 @@ impl Supervisor {
         self.restand(&name);
         let Some(life) = self.lives.get(&slot) else { return };
         let goal_up = self.goal_up(life);
+        self.give_up_replacing(slot, goal_up);
+        let Some(life) = self.lives.get(&slot) else { return };
         let (busy, overlap) = (life.busy(), life.spawnable());
         if busy {
             self.pass_time(slot, now);
@@ -126,8 +128,8 @@ impl Supervisor {
         if self.shutdown.is_some() {
             return self.may_stop_in_shutdown(life);
         }
-        // A restart, and an instance that leaves while others stay, doesn't take the service away.
-        if life.again && life.wanted {
+        // A restart, a replacement, and an instance that leaves while others stay, don't take the service away.
+        if (life.again && life.wanted) || life.is_beside() {
             return true;
         }
         let is_up = self.services.get(name).is_some_and(|entry| entry.standing.up);
@@ -169,6 +171,7 @@ impl Supervisor {
         let Some(life) = self.lives.get_mut(&slot) else { return };
         if !std::mem::replace(&mut life.unkillable, true) {
             self.happen(slot, "service.unkillable", &[("text", json!(UNKILLABLE))]);
+            self.touch_heir(slot);
         }
     }
 
@@ -183,6 +186,9 @@ impl Supervisor {
         match life.state {
             State::Stopping { kill_at, .. } if passed(kill_at) => {
                 self.kill(slot, now);
+            }
+            State::Starting { .. } if passed(life.proven_at) && life.running() => {
+                self.become_ready(slot, now);
             }
             State::Starting { deadline } | State::Reloading { deadline }
                 if passed(deadline) && life.running() =>
@@ -334,6 +340,12 @@ impl Supervisor {
             life.state = State::Pausing { until, delayed: true };
             return;
         }
+        self.spawn(slot, now);
+    }
+
+    /// Nothing stands in its way any more.
+    pub(super) fn spawn(&mut self, slot: u32, now: Moment) {
+        let Some(life) = self.lives.get_mut(&slot) else { return };
         life.attempted = true;
         life.asked = Some(life.seen.generation);
         life.ready_at = None;
@@ -358,16 +370,16 @@ impl Supervisor {
             return;
         }
         let disposition = life.disposition(self.goal_up(life), now);
-        let (service, instance) = (life.service.clone(), life.name.clone());
+        let (service, instance, seat) = (life.service.clone(), life.name.clone(), life.seat());
         let Some(life) = self.lives.get_mut(&slot) else { return };
         life.defined = true;
         life.open = true;
         life.told = Some(disposition);
-        self.actions.push_back(Action::Define { slot, service, instance, disposition });
+        self.actions.push_back(Action::Define { slot, service, instance, disposition, seat });
     }
 
     /// Tells the keeper how to answer an exit, if that changed. An idle slot has none to answer.
-    fn dispose(&mut self, slot: u32, now: Moment) {
+    pub(super) fn dispose(&mut self, slot: u32, now: Moment) {
         let Some(life) = self.lives.get(&slot) else { return };
         let Some(told) = life.told else { return };
         let disposition = life.disposition(self.goal_up(life), now);
@@ -395,7 +407,11 @@ impl Supervisor {
         let name = life.service.name.clone();
         if let Some(entry) = self.services.get_mut(&name) {
             entry.slots.retain(|_, other| *other != slot);
+            entry.beside.remove(&slot);
             self.restand(&name);
+        }
+        if life.outgoing {
+            self.outgoing_forgotten(slot);
         }
         self.drop_if_empty(&name);
         self.forgotten_for_waiters(life.waiters);
@@ -403,7 +419,7 @@ impl Supervisor {
 
     /// A deleted service goes with its last instance.
     pub(super) fn drop_if_empty(&mut self, name: &Name) {
-        if self.services.get(name).is_some_and(|entry| entry.leaving && entry.slots.is_empty()) {
+        if self.services.get(name).is_some_and(Entry::is_over) {
             self.services.remove(name);
             self.mark_neighbours(name);
             self.graph.remove(name);

@@ -107,7 +107,7 @@ impl Supervisor {
     }
 
     /// Exec was confirmed, or the keeper waits.
-    fn follow_phase(&mut self, slot: u32, changed: bool, now: Moment) {
+    pub(super) fn follow_phase(&mut self, slot: u32, changed: bool, now: Moment) {
         let Some(life) = self.lives.get_mut(&slot) else { return };
         if life.seen.phase != Phase::Running || !changed || !life.running() {
             return;
@@ -118,10 +118,17 @@ impl Supervisor {
         if !matches!(life.state, State::Starting { .. }) {
             return;
         }
+        if !self.candidate_runs(slot, now) {
+            return;
+        }
+        let Some(life) = self.lives.get(&slot) else { return };
         match kind {
             ReadinessKind::Exec if life.ready_by_exec() => self.become_ready(slot, now),
             ReadinessKind::Tcp(_) | ReadinessKind::Unix(_) | ReadinessKind::Command(_) => {
                 self.actions.push_back(Action::Probe { slot, generation, kind });
+            }
+            ReadinessKind::Object(object) => {
+                self.actions.push_back(Action::AwaitObject { slot, generation, object });
             }
             ReadinessKind::Exec | ReadinessKind::Notify | ReadinessKind::Fd(_) => {}
         }
@@ -138,6 +145,7 @@ impl Supervisor {
         let defined = life.settings().process.watchdog;
         life.health.pet(defined, now);
         self.dirty.insert(slot);
+        self.take_over(slot, now);
         self.happen(slot, "service.ready", &[]);
     }
 
@@ -168,6 +176,10 @@ impl Supervisor {
             State::Stopping { why: Why::Timeout | Why::Watchdog, .. } => true,
             _ => false,
         };
+        if self.candidate_failed(slot) || self.inherits(slot, now) {
+            return;
+        }
+        let Some(life) = self.lives.get_mut(&slot) else { return };
         life.stumbled |= life.ready_at.is_none();
         if life.seen.phase == Phase::Waiting {
             life.state = State::Starting { deadline: None };
@@ -280,6 +292,7 @@ impl Supervisor {
         life.state = State::Pausing { until: now + life.backoff.refused(), delayed: false };
         // What the keeper has of it may be the reason.
         life.defined = false;
+        self.candidate_failed(slot);
         self.dirty.insert(slot);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use protocol::keeper::ShutdownKind;
 use serde_json::{Map, Value, json};
 
 use super::{Action, Happening, Supervisor, exits::exit_code, instance::Life};
@@ -63,6 +64,12 @@ impl Supervisor {
         self.happen(slot, "service.critical", &[("action", json!(action)), ("text", json!(text))]);
     }
 
+    pub(super) fn happen_shutdown(&mut self, kind: ShutdownKind, exit_code: u8) {
+        let kind = format!("{kind:?}").to_lowercase();
+        let data = json!({ "kind": kind, "exit_code": exit_code });
+        self.actions.push_back(Action::Publish(Happening { topic: "system.shutdown", data }));
+    }
+
     pub(super) fn happen_fail(&mut self, slot: u32) {
         let Some(life) = self.lives.get(&slot) else { return };
         let details = crash_details(life);
@@ -90,6 +97,11 @@ fn about(life: &Life, topic: &'static str, details: &[(&str, Value)]) -> Happeni
     data.insert("generation".to_owned(), json!(life.seen.generation));
     if !life.reason.is_empty() && !topic.ends_with(".start") && !topic.ends_with(".ready") {
         data.insert("reason".to_owned(), json!(life.reason));
+    }
+    // Two processes of one instance are there for a while: which one this is about.
+    if life.is_beside() {
+        let which = if life.outgoing { "old" } else { "new" };
+        data.insert("replacement".to_owned(), json!(which));
     }
     for (key, value) in details {
         data.insert((*key).to_owned(), value.clone());

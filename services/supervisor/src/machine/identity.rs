@@ -126,6 +126,7 @@ fn readiness(kind: &ReadinessKind) -> Option<String> {
         ReadinessKind::Fd(fd) => Some(format!("fd {fd}")),
         ReadinessKind::Tcp(address) => Some(format!("tcp {address}")),
         ReadinessKind::Unix(path) => Some(format!("unix {}", path.display())),
+        ReadinessKind::Object(object) => Some(format!("object {object}")),
         ReadinessKind::Command(command) => Some(format!("command {}", command.join("\0"))),
     }
 }

@@ -34,6 +34,7 @@ use super::{
     health::Health,
     identity::{fingerprint, identity, inputs},
     record::InstanceRecord,
+    replace::Role,
 };
 use crate::settings::{self, ReadinessKind, Respawn, RespawnWhen, Service};
 
@@ -110,6 +111,17 @@ pub(crate) struct Life {
     pub(crate) again: bool,
     /// Forgotten as soon as nothing of it runs.
     pub(crate) leaving: bool,
+    /// Leaving, because another slot has taken its place.
+    pub(crate) outgoing: bool,
+    pub(crate) role: Role,
+    /// The slot that is about to take its place.
+    pub(crate) successor: Option<u32>,
+    /// See [`super::Seat::second`].
+    pub(crate) second: bool,
+    /// When a candidate that can't say so counts as ready.
+    pub(crate) proven_at: Option<Moment>,
+    /// Wanted by nobody but who looked for one of its objects.
+    pub(crate) on_demand: bool,
     pub(crate) state: State,
     /// The keeper's last word.
     pub(crate) seen: SlotState,
@@ -165,6 +177,12 @@ impl Life {
             wanted: false,
             again: false,
             leaving: false,
+            outgoing: false,
+            role: Role::Only,
+            successor: None,
+            second: false,
+            proven_at: None,
+            on_demand: false,
             state: State::Stopped,
             seen,
             asked: None,
@@ -280,7 +298,7 @@ impl Life {
         let of_watchdog = self.fulfilled().then(|| self.health.deadline()).flatten();
         let of_arming =
             self.armed_from().filter(|_| self.told.is_some_and(|t| t.armed_after_ms.is_none()));
-        [of_state, of_kill, of_watchdog, of_arming]
+        [of_state, of_kill, of_watchdog, of_arming, self.proven_at]
             .into_iter()
             .flatten()
             .filter(|at| *at > now)
@@ -307,6 +325,7 @@ impl Life {
         let policy = &self.settings().policy;
         let mut disposition = Disposition { main_only: policy.main_only, ..Disposition::default() };
         let to_end = self.again || matches!(self.state, State::Stopping { why: Why::Order, .. });
+        let to_end = to_end || self.successor.is_some() || self.is_candidate();
         if !goal_up || to_end || self.down_for_good() || policy.respawn == Respawn::Never {
             return disposition;
         }

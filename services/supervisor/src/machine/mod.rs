@@ -20,6 +20,7 @@ mod identity;
 mod instance;
 mod notices;
 mod record;
+mod replace;
 mod requests;
 mod restore;
 mod service;
@@ -47,6 +48,7 @@ pub(crate) use self::{
     contract::{Action, Event, Happening, Notice, Request},
     identity::identity,
     record::Record,
+    replace::Seat,
     view::InstanceView,
 };
 
@@ -211,7 +213,7 @@ impl Supervisor {
     /// Marks all instances of a service.
     fn mark(&mut self, name: &Name) {
         if let Some(entry) = self.services.get(name) {
-            self.dirty.extend(entry.slots.values().copied());
+            self.dirty.extend(entry.slots.values().chain(&entry.beside).copied());
         }
     }
 
@@ -236,7 +238,8 @@ impl Supervisor {
         let up = wanted().next().is_some() && wanted().all(coming);
         let ready = up && wanted().all(|life| life.fulfilled() && !life.again);
         let stumbled = !ready && wanted().any(|life| !life.fulfilled() && life.start_failed());
-        let live = lives().any(|life| life.busy() && !life.unkillable);
+        let beside = entry.beside.iter().filter_map(|slot| self.lives.get(slot));
+        let live = lives().chain(beside).any(|life| life.busy() && !life.unkillable);
         service::Standing { up, ready, stumbled, live }
     }
 

@@ -10,6 +10,7 @@ use super::{
     critical::Crashes,
     health::Health,
     instance::{Life, State},
+    replace::Role,
 };
 
 /// One line of the journal. The last record of a key counts. Message-made definitions are journalled by the shell,
@@ -68,6 +69,15 @@ pub(crate) struct InstanceRecord {
     /// procd's watchdog mode, where somebody has set one.
     #[serde(default)]
     pub(crate) watchdog_mode: Option<u32>,
+    /// What the slot is for its instance, while that is being replaced.
+    #[serde(default, skip_serializing_if = "Role::is_only")]
+    pub(crate) role: Role,
+    /// It has the second of its instance's two places.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) second: bool,
+    /// Only who looked for one of its objects wants it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) on_demand: bool,
 }
 
 impl InstanceRecord {
@@ -130,6 +140,9 @@ impl Life {
                 .asked()
                 .map(|period| u64::try_from(period.as_millis()).unwrap_or(u64::MAX)),
             watchdog_mode: self.watchdog_mode,
+            role: self.role,
+            second: self.second,
+            on_demand: self.on_demand,
         }
     }
 
@@ -159,6 +172,8 @@ impl Life {
         self.made_from = record.made_from.unwrap_or(self.made_from);
         self.made_with = record.made_with.unwrap_or(self.made_with);
         self.watchdog_mode = record.watchdog_mode;
+        (self.role, self.second) = (record.role, record.second);
+        self.on_demand = record.on_demand;
         self.health = Health::with_period(record.watchdog_ms.map(Duration::from_millis));
         self.recorded = Some(record);
     }

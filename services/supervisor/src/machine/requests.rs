@@ -10,7 +10,8 @@ use protocol::{
 };
 
 use super::{
-    Action, Request, Supervisor, definitions::Order, drive::RELOAD_TIMEOUT, waiters::Awaited,
+    Action, Request, Supervisor, definitions::Order, drive::RELOAD_TIMEOUT, instance::State,
+    replace::refuse_own, waiters::Awaited,
 };
 use crate::settings::Reload;
 
@@ -61,7 +62,10 @@ impl Supervisor {
             Request::Start { name, instance, wait } => {
                 let slots = self.startable(&name, instance.as_ref())?;
                 for slot in &slots {
-                    if self.lives.get(slot).is_some_and(|life| !life.wanted || !life.busy()) {
+                    let Some(life) = self.lives.get_mut(slot) else { continue };
+                    life.on_demand = false;
+                    self.dirty.insert(*slot);
+                    if !life.wanted || !life.busy() {
                         self.want(*slot, now);
                     }
                 }
@@ -91,6 +95,16 @@ impl Supervisor {
             Request::Watchdog { name, instance, mode, timeout_s } => {
                 self.watchdog(&name, &instance, mode, timeout_s, now)
             }
+            Request::Replace { name, instance, wait } => {
+                if let Some(failure) = refuse_own(&name) {
+                    return Err(failure);
+                }
+                let slots = self.startable(&name, instance.as_ref())?;
+                let candidates = self.replace(&slots, now)?;
+                Ok(when(wait, Awaited::Replaced, candidates))
+            }
+            Request::Activate { name } => self.activate(&name, now),
+            Request::Release { name } => self.release(&name),
             Request::UpdateStart { name } => self.update_start(&name),
             Request::UpdateComplete { name } => self.update_complete(&name),
         }
@@ -150,6 +164,45 @@ impl Supervisor {
             return Err(Failure::new(Code::Failed, text));
         }
         Ok(slots)
+    }
+
+    /// Wanted by nobody but who looks for one of its objects, until it is released.
+    fn activate(&mut self, name: &Name, now: Moment) -> Result<Outcome, Failure> {
+        let slots = self.startable(name, None)?;
+        let lives = || slots.iter().filter_map(|slot| self.lives.get(slot));
+        for life in lives() {
+            if let State::Held { reason } | State::Failed { reason } = &life.state {
+                let text = format!("{name} {}: {reason}; `service start` tries again", life.name);
+                return Err(Failure::new(Code::Failed, text));
+            }
+        }
+        for slot in &slots {
+            let Some(life) = self.lives.get_mut(slot).filter(|life| !life.wanted) else { continue };
+            life.on_demand = true;
+            self.want(*slot, now);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// What was started by a person, or is required by what is to run, stays.
+    fn release(&mut self, name: &Name) -> Result<Outcome, Failure> {
+        let slots = self.targets(name, None)?;
+        let is_wanted = |other: &Name| {
+            let slots = self.services.get(other).into_iter().flat_map(|e| e.slots.values());
+            slots.filter_map(|slot| self.lives.get(slot)).any(|life| life.wanted)
+        };
+        if self.graph.requirers(name).any(is_wanted) {
+            return Ok(Outcome::Done);
+        }
+        for slot in slots {
+            let Some(life) = self.lives.get_mut(&slot).filter(|life| life.on_demand) else {
+                continue;
+            };
+            (life.wanted, life.again, life.on_demand) = (false, false, false);
+            self.dirty.insert(slot);
+        }
+        self.restand(name);
+        Ok(Outcome::Done)
     }
 
     fn restart(

@@ -18,6 +18,7 @@ use super::{
     identity::identity,
     instance::{Life, State},
     record::{InstanceRecord, Record},
+    replace::{Beside, Role},
     service::Entry,
 };
 use crate::settings::{self, Policy, Process, ReadinessKind, Reload, Respawn, Service, Source};
@@ -63,8 +64,16 @@ impl Supervisor {
         let Some(mut before) = self.before.take() else { return };
         let mut homeless = self.defined_instances();
         let found = std::mem::take(&mut before.found);
+        let beside = Beside::find(&mut before.records, &found);
+        let (aside, found): (Vec<_>, Vec<_>) =
+            found.into_values().partition(|state| beside.instance_of(state.slot).is_some());
+        let (records_aside, records): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut before.records)
+                .into_iter()
+                .partition(|(slot, _)| beside.instance_of(*slot).is_some());
+        before.records = records;
         let (idle, running): (Vec<_>, Vec<_>) =
-            found.into_values().partition(|state| state.phase == Phase::Idle);
+            found.into_iter().partition(|state| state.phase == Phase::Idle);
         // What runs comes first, so that nothing else takes its slot.
         for state in running {
             let record = take_record(&mut before.records, &state);
@@ -101,8 +110,43 @@ impl Supervisor {
                 }
             }
         }
+        self.adopt_beside(&beside, aside, records_aside, now);
         self.house_the_rest(homeless, now);
         self.first_steps(before.shutdown, now);
+    }
+
+    /// What an interrupted replacement left beside the instances: it only has to end.
+    fn adopt_beside(
+        &mut self,
+        beside: &Beside,
+        found: Vec<SlotState>,
+        mut records: BTreeMap<u32, InstanceRecord>,
+        now: Moment,
+    ) {
+        for state in found {
+            let slot = state.slot;
+            let record = take_record(&mut records, &state);
+            if state.phase == Phase::Idle {
+                self.forget_idle(slot, true);
+                continue;
+            }
+            let instance = beside.instance_of(slot);
+            let names =
+                record.as_ref().map(|record| (record.service.clone(), record.instance.clone()));
+            let mut life = match instance.and_then(|slot| self.lives.get(&slot)) {
+                Some(other) => Life::new(slot, other.service.clone(), other.name.clone()),
+                None => self.stray(slot, names),
+            };
+            if let Some(record) = record {
+                life.remember(record);
+            }
+            (life.wanted, life.again, life.leaving) = (false, false, true);
+            life.outgoing = beside.outgoing.contains_key(&slot);
+            self.adopt(life, Some(state), now);
+        }
+        for slot in records.into_keys() {
+            self.forget_idle(slot, false);
+        }
     }
 
     /// All instances that the definitions want, by what the keeper calls them.
@@ -237,6 +281,12 @@ impl Supervisor {
 
     /// Looks at all services before anything is done for or against one of them.
     fn first_steps(&mut self, shutdown: Option<(ShutdownKind, u8)>, now: Moment) {
+        let here: BTreeSet<u32> = self.lives.keys().copied().collect();
+        for life in self.lives.values_mut() {
+            if matches!(life.role, Role::Heir { of } if !here.contains(&of)) {
+                life.role = Role::Only;
+            }
+        }
         let slots: Vec<u32> =
             self.lives.values().filter(|life| life.wanted).map(|life| life.slot).collect();
         for slot in slots {
@@ -338,6 +388,7 @@ fn stray_service(name: Name, instance: Name) -> Service {
         conflicts: Vec::new(),
         conditions: Vec::new(),
         core: false,
+        on_demand: None,
         instances: BTreeMap::from([(instance, Box::new(settings))]),
         data: serde_json::Map::new(),
         triggers: Vec::new(),

@@ -46,6 +46,7 @@ impl Supervisor {
             };
         }
         self.shutdown = Some(Shutdown { kind, exit_code, order, applications, core, left: false });
+        self.happen_shutdown(kind, exit_code);
         self.starts.clear();
         self.deadlines.insert((now + SHUTDOWN_TIMEOUT, Due::Shutdown));
         self.dirty.extend(self.lives.keys().copied());

@@ -19,7 +19,7 @@ use crate::settings::Service;
 pub(crate) struct InstanceView {
     pub(crate) service: Arc<Service>,
     pub(crate) instance: Name,
-    /// One word: stopped, waiting, checking, pausing, starting, ready, reloading, stopping, done, held, failed, unkillable.
+    /// One word: stopped (or `on demand`), waiting, checking, pausing, starting, ready, reloading, stopping, done, held, failed, unkillable.
     pub(crate) state: &'static str,
     /// What is behind the word, for a person; may be empty.
     pub(crate) detail: String,
@@ -60,6 +60,18 @@ impl Supervisor {
     /// All definitions, also those without an instance.
     pub(crate) fn definitions(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values().map(|entry| &entry.service)
+    }
+
+    pub(crate) fn defines(&self, name: &Name) -> bool {
+        self.services.get(name).is_some_and(|entry| !entry.leaving)
+    }
+
+    /// The service that serves an object on demand.
+    pub(crate) fn activated_by(&self, object: &str) -> Option<&Arc<Service>> {
+        self.definitions().find(|service| {
+            let objects = service.on_demand.iter().flat_map(|on_demand| &on_demand.objects);
+            objects.into_iter().any(|its| its == object)
+        })
     }
 
     /// Whose slot this is.
@@ -103,7 +115,13 @@ impl Supervisor {
                 Some(other) => ("waiting", format!("for {other}, which is required")),
                 None => ("waiting", String::new()),
             },
-            State::Stopped => ("stopped", String::new()),
+            State::Stopped => match &life.service.on_demand {
+                Some(on_demand) => (
+                    "on demand",
+                    format!("started when somebody looks for {}", on_demand.objects.join(", ")),
+                ),
+                None => ("stopped", String::new()),
+            },
             State::Waiting => {
                 let detail = match self.blocker(life) {
                     Some(Blocker::Service(other)) => format!("for {other} to be ready"),

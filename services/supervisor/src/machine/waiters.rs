@@ -10,6 +10,7 @@ use protocol::{
 use super::{
     Due, Supervisor,
     instance::{Life, State, UNKILLABLE},
+    replace::Role,
 };
 
 /// More callers may not wait at the same time.
@@ -26,6 +27,8 @@ pub(super) enum Awaited {
     Down,
     /// Every slot is forgotten.
     Gone,
+    /// Every slot is the instance, ready, and what was there before is gone.
+    Replaced,
     /// Every slot's reload command has ended.
     Reloaded { failed: bool },
 }
@@ -83,6 +86,14 @@ impl Supervisor {
         }
     }
 
+    /// Whoever waits for this slot waits in vain.
+    pub(super) fn fail_waiters(&mut self, slot: u32, failure: &Failure) {
+        let Some(life) = self.lives.get(&slot) else { return };
+        for id in life.waiters.clone() {
+            self.answer(id, Err(failure.clone()));
+        }
+    }
+
     fn answer(&mut self, id: u64, result: Result<(), Failure>) {
         let Some(waiter) = self.waiters.remove(&id) else { return };
         self.deadlines.remove(&(waiter.deadline, Due::Waiter(id)));
@@ -114,6 +125,7 @@ impl Supervisor {
                 (None, Awaited::Gone | Awaited::Down) => Some(Ok(())),
                 (None, _) => Some(Err(Failure::new(Code::Cancelled, "the instance was deleted"))),
                 (Some(life), Awaited::Up) => self.up(life),
+                (Some(life), Awaited::Replaced) => self.replaced(life),
                 (Some(life), Awaited::Down) => down(life),
                 (Some(life), Awaited::Gone) => gone(life),
                 (Some(life), Awaited::Reloaded { failed }) => reloaded(life, failed),
@@ -125,6 +137,18 @@ impl Supervisor {
             }
         }
         (!open).then_some(Ok(()))
+    }
+
+    /// The old process has ended, too; that it can't be ended is told.
+    fn replaced(&self, life: &Life) -> Option<Result<(), Failure>> {
+        match life.role {
+            Role::Candidate { .. } => None,
+            Role::Heir { of } => {
+                let old = self.lives.get(&of)?;
+                old.unkillable.then(|| Err(unkillable(old)))
+            }
+            Role::Only => self.up(life),
+        }
     }
 
     fn up(&self, life: &Life) -> Option<Result<(), Failure>> {

@@ -39,6 +39,8 @@ pub(crate) struct Service {
     pub(crate) conditions: Vec<Condition>,
     /// A daemon of the suite: applications have an implied `after` on it.
     pub(crate) core: bool,
+    /// Not started at boot, but when somebody looks for one of its objects.
+    pub(crate) on_demand: Option<OnDemand>,
     /// Boxed: a map of one entry has room for eleven, and a device has a thousand such maps.
     pub(crate) instances: BTreeMap<Name, Box<Instance>>,
     /// procd's free data, triggers and validation rules, kept as given (`service list`, `get_data`).
@@ -59,6 +61,15 @@ pub(crate) enum Source {
     LastGood(PathBuf),
     /// `service set` or `add`: kept in the journal until the reboot.
     Message,
+}
+
+/// Started when it is needed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct OnDemand {
+    /// What it serves.
+    pub(crate) objects: Vec<String>,
+    /// Stopped when nobody has used it so long; `None`: never.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -206,6 +217,8 @@ pub(crate) enum ReadinessKind {
     Unix(PathBuf),
     /// Exits with 0.
     Command(Vec<String>),
+    /// A process of the instance has registered this object.
+    Object(String),
 }
 
 /// How the supervisor treats the process.

@@ -36,6 +36,7 @@ pub(super) fn consistent(services: Vec<Service>, problems: &mut Vec<Problem>) ->
     }
     let set: Vec<Service> = set.into_values().collect();
     taken_twice(&set, problems);
+    demanded_twice(&set, problems);
     set
 }
 
@@ -148,6 +149,28 @@ fn taken_twice(set: &[Service], problems: &mut Vec<Problem>) {
     }
 }
 
+/// The first by name is started for an object; the other one never is.
+fn demanded_twice(set: &[Service], problems: &mut Vec<Problem>) {
+    let mut owners: BTreeMap<&str, &Service> = BTreeMap::new();
+    let objects = set.iter().flat_map(|service| {
+        let objects = service.on_demand.iter().flat_map(|on_demand| &on_demand.objects);
+        objects.map(move |object| (object, service))
+    });
+    for (object, service) in objects {
+        match owners.get(object.as_str()) {
+            Some(owner) if owner.name != service.name => {
+                let text = format!(
+                    "on-demand: {object} is an object of {} already, which is the one that is started",
+                    owner.name
+                );
+                problems.push(Problem::of_file(&origin(service), text));
+            }
+            Some(_) => {}
+            None => drop(owners.insert(object, service)),
+        }
+    }
+}
+
 fn address(listen: &Listen) -> String {
     match listen {
         Listen::Unix { path, .. } => path.display().to_string(),
@@ -225,6 +248,14 @@ mod tests {
         ]);
         assert_eq!(stay, "registry web");
         assert!(told.starts_with("log.toml: left out"), "{told}");
+    }
+
+    #[test]
+    fn an_object_demanded_of_two_services_is_told_and_the_first_by_name_serves_it() {
+        let demand = "on-demand = { objects = [\"camera\"] }";
+        let (stay, told) = checked(&[("b", demand), ("a", demand), ("c", "")]);
+        assert_eq!(stay, "a b c");
+        assert!(told.starts_with("b.toml: on-demand: camera is an object of a already"), "{told}");
     }
 
     #[test]

@@ -38,16 +38,38 @@ impl Shell {
                 let data = call.parse().map(|args: service::GetData| self.get_data(&args));
                 call.responder.finish(data);
             }
+            "pipes" => self.pipes_call(call),
+            "ring" => self.ring_call(call),
+            "identify" => self.identify(call),
             "report" => call.responder.reply(&self.report()),
             "reread" => {
                 self.read_definitions();
                 call.responder.reply(&json!({ "problems": self.definitions.problems() }));
             }
+            "activate" => match self.activation(&call) {
+                Ok((request, answer)) => self.request(request, call.responder, answer),
+                Err(failure) => call.responder.fail(failure),
+            },
             _ => match request(&call) {
                 Ok((request, answer)) => self.request(request, call.responder, answer),
                 Err(failure) => call.responder.fail(failure),
             },
         }
+    }
+
+    /// Which service to start for an object.
+    fn activation(&self, call: &Incoming) -> Result<(Request, Answer), Failure> {
+        let service::Activate { object } = call.parse()?;
+        let Some(service) = self.machine.activated_by(&object) else {
+            let text = format!(
+                "no service serves {object:?} on demand: define one with on-demand = {{ objects = [{object:?}] }}"
+            );
+            return Err(Failure::new(Code::NotFound, text));
+        };
+        let idle = service.on_demand.as_ref().and_then(|on_demand| on_demand.idle_timeout);
+        let idle_ms = idle.map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
+        let answer = service::Activated { service: service.name.clone(), idle_ms };
+        Ok((Request::Activate { name: service.name.clone() }, Answer::Activated(answer)))
     }
 
     /// What the machine is to forget must not come back with the next supervisor.
@@ -149,6 +171,10 @@ fn request(call: &Incoming) -> Result<(Request, Answer), Failure> {
                 false => Request::Stop { name, instance: None, wait: false },
             }
         }
+        "release" => {
+            let service::Release { name } = call.parse()?;
+            Request::Release { name }
+        }
         "watchdog" => {
             let service::Watchdog { name, instance, mode, timeout } = call.parse()?;
             let answer = Answer::Watchdog { service: name.clone(), instance: instance.clone() };
@@ -163,6 +189,7 @@ fn request(call: &Incoming) -> Result<(Request, Answer), Failure> {
                 "stop" => Request::Stop { name, instance, wait },
                 "restart" => Request::Restart { name, instance, wait },
                 "reload" => Request::Reload { name, instance, wait },
+                "replace" => Request::Replace { name, instance, wait },
                 "update_start" => Request::UpdateStart { name },
                 "update_complete" => Request::UpdateComplete { name },
                 _ => return Err(not_served(call)),

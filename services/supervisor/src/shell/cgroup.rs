@@ -22,6 +22,8 @@ const CPU_PERIOD_US: u64 = 100_000;
 #[derive(Debug)]
 pub(crate) struct Cgroups {
     base: PathBuf,
+    /// The same, as the kernel calls it, without the mount point.
+    inner: PathBuf,
 }
 
 impl Cgroups {
@@ -29,18 +31,20 @@ impl Cgroups {
     pub(crate) fn find(run_dir: &Path, pid_one: bool) -> Option<Self> {
         let mount = mount_point(&fs::read_to_string("/proc/self/mountinfo").ok()?)?;
         let own = own_group(&fs::read_to_string("/proc/self/cgroup").ok()?)?;
+        let inner = own.clone();
         let own = mount.join(own.strip_prefix("/").unwrap_or(&own));
         let name = match pid_one {
             true => "services".to_owned(),
             false => format!("vestal-{}", hash_of(run_dir)),
         };
+        let inner = inner.join(&name);
         let base = own.join(name);
         match fs::create_dir(&base) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(_) => return None,
         }
-        let cgroups = Self { base };
+        let cgroups = Self { base, inner };
         for group in [&own, &cgroups.base] {
             enable_controllers(group);
         }
@@ -56,9 +60,10 @@ impl Cgroups {
         &self,
         service: &Name,
         instance: &Name,
+        second: bool,
         limits: &CgroupLimits,
     ) -> io::Result<(OwnedFd, Vec<String>)> {
-        let group = self.path(service, instance);
+        let group = self.path(service, instance, second);
         let fresh = make_anew(&group)?;
         let wanted = [
             // All of it or nothing: half a service after an out-of-memory kill is worse than a restart.
@@ -85,9 +90,16 @@ impl Cgroups {
         Ok((openat(CWD, &group, flags, Mode::empty())?, missing))
     }
 
+    /// `SERVICE/INSTANCE`, as escaped, of a process that is in one of the instances' groups.
+    pub(crate) fn group_of(&self, pid: i32) -> Option<String> {
+        let group = own_group(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)?;
+        let mut parts = group.strip_prefix(&self.inner).ok()?.to_str()?.split('/');
+        Some(format!("{}/{}", parts.next()?, parts.next()?))
+    }
+
     /// Removes the instance's group, and the service's when it was the last; both only when empty.
-    pub(crate) fn remove(&self, service: &Name, instance: &Name) {
-        let group = self.path(service, instance);
+    pub(crate) fn remove(&self, service: &Name, instance: &Name, second: bool) {
+        let group = self.path(service, instance, second);
         if fs::remove_dir(&group).is_ok() {
             // Refused where another instance is left, which is right.
             let _ = fs::remove_dir(self.base.join(service.escaped()));
@@ -111,8 +123,10 @@ impl Cgroups {
         let _ = fs::remove_dir(&self.base);
     }
 
-    fn path(&self, service: &Name, instance: &Name) -> PathBuf {
-        self.base.join(service.escaped()).join(instance.escaped())
+    /// An instance that is being replaced has two groups, because each is killed as a whole. No escaped name has a `+`.
+    fn path(&self, service: &Name, instance: &Name, second: bool) -> PathBuf {
+        let end = if second { "+" } else { "" };
+        self.base.join(service.escaped()).join(instance.escaped() + end)
     }
 }
 

@@ -9,7 +9,10 @@ use protocol::{
     name::Name,
 };
 
-use crate::settings::{Process, files};
+use crate::{
+    machine::Seat,
+    settings::{Process, files},
+};
 
 /// What describes our own start and must not leak into a service.
 const PRIVATE: &[&str] = &[
@@ -21,6 +24,10 @@ const PRIVATE: &[&str] = &[
     "LISTEN_PIDFDID",
     "LISTEN_FDNAMES",
 ];
+/// Which of the instance's two seats a process has; only `service replace` uses both.
+const SEAT: &str = "VESTAL_SEAT";
+/// The process takes the place of a running one: `daemon::Context::take_over` waits for that to end.
+const REPLACES: &str = "VESTAL_REPLACES";
 /// An environment file may be this long; more than that no process could be given.
 const ENV_FILE_MAX: u64 = 128 * 1024;
 /// Where programs without a slash are looked for when nobody says, as for root's login shell.
@@ -32,7 +39,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// An environment file that can't be read and isn't optional.
 pub(crate) fn of_instance(
     places: &Places,
-    (service, instance): (&Name, &Name),
+    (service, instance, seat): (&Name, &Name, Seat),
     process: &Process,
     notify: Option<&Path>,
     socket_names: Vec<String>,
@@ -56,6 +63,12 @@ pub(crate) fn of_instance(
     let mut put = |name: &str, value: String| drop(env.insert(name.to_owned(), value));
     for (name, path) in places.to_env() {
         put(name, path.to_string_lossy().into_owned());
+    }
+    // Without cgroups the keeper knows what an instance left behind by these very variables. Of two processes of one
+    // instance it must not kill the new one with the old one's leftovers.
+    put(SEAT, if seat.second { "2" } else { "1" }.to_owned());
+    if seat.replaces.is_some() {
+        put(REPLACES, "1".to_owned());
     }
     put("VESTAL_SERVICE", service.to_string());
     put("VESTAL_INSTANCE", instance.to_string());

@@ -1,4 +1,5 @@
-//! What services print: drained from their pipes into bounded files that rotate, until the log service takes over.
+//! What services print: drained from their pipes into bounded files that rotate, or into the ring that the log service will
+//! ask for; and left in the pipes as long as the log service reads them. Which of these, [`super::pipes`] says.
 //!
 //! A full disk, or a service that prints without end, costs lines and never stops a service: what was dropped is counted
 //! and told in the next line that fits.
@@ -6,12 +7,20 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use protocol::{keeper::ring, name::Name};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::{Errno, ioctl_fionread},
+    pipe::fcntl_getpipe_size,
+};
 use tokio::{net::unix::pipe, task::JoinHandle};
+
+use super::pipes::{How, Switch};
 
 /// A file is rotated at this size; two files are kept an instance.
 const FILE_MAX: u64 = 256 * 1024;
@@ -22,7 +31,8 @@ const FLUSH_READS: usize = 16;
 /// A longer line is cut into pieces of this size, each marked.
 const LINE_MAX: usize = 16 * 1024;
 
-/// Drains one instance's pipes as long as it is kept.
+/// Drains one instance's pipes as long as it is kept. It holds them open even where it doesn't read them: what is in a pipe
+/// that nobody holds is gone.
 #[derive(Debug)]
 pub(crate) struct Drain {
     pipes: Vec<Arc<Pipe>>,
@@ -30,7 +40,7 @@ pub(crate) struct Drain {
 }
 
 /// Which pipe.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Stream {
     Out,
     Err,
@@ -40,30 +50,65 @@ pub(crate) enum Stream {
 struct Pipe {
     fifo: pipe::Receiver,
     stream: Stream,
+    path: PathBuf,
+    owner: (Name, Name),
     lines: Mutex<Lines>,
     file: Arc<Mutex<LogFile>>,
+    switch: Arc<Switch>,
 }
 
 impl Drain {
-    /// Starts draining; `pipes` are FIFOs that exist.
-    pub(crate) fn start(file: PathBuf, pipes: &[(Stream, PathBuf)]) -> io::Result<Self> {
+    /// Starts draining what `owner`, a service and its instance, prints; `pipes` are FIFOs that exist.
+    pub(crate) fn start(
+        file: PathBuf,
+        owner: (&Name, &Name),
+        pipes: &[(Stream, PathBuf)],
+        switch: &Arc<Switch>,
+    ) -> io::Result<Self> {
         let file = Arc::new(Mutex::new(LogFile::new(file)));
         let mut drain = Self { pipes: Vec::new(), tasks: Vec::new() };
         for (stream, path) in pipes {
-            // Read-write: the pipe never ends, whoever comes and goes at its other end.
-            let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(path)?;
-            let file = Arc::clone(&file);
-            let pipe = Arc::new(Pipe { fifo, stream: *stream, lines: Mutex::default(), file });
+            let pipe = Arc::new(Pipe {
+                // Read-write: the pipe never ends, whoever comes and goes at its other end.
+                fifo: pipe::OpenOptions::new().read_write(true).open_receiver(path)?,
+                stream: *stream,
+                path: path.clone(),
+                owner: (owner.0.clone(), owner.1.clone()),
+                lines: Mutex::default(),
+                file: Arc::clone(&file),
+                switch: Arc::clone(switch),
+            });
             drain.pipes.push(Arc::clone(&pipe));
             drain.tasks.push(tokio::spawn(async move { pipe.copy().await }));
         }
         Ok(drain)
     }
 
-    /// The process has ended: keeps what is still in the pipes, and a last line without an end.
+    /// Whether these are its pipes, and all of them.
+    pub(crate) fn has(&self, pipes: &[(Stream, PathBuf)]) -> bool {
+        let own = self.pipes.iter().map(|pipe| (pipe.stream, &pipe.path));
+        own.eq(pipes.iter().map(|(stream, path)| (*stream, path)))
+    }
+
+    /// Where a stream's FIFO is, if the stream is kept.
+    pub(crate) fn path(&self, stream: Stream) -> Option<&Path> {
+        let found = self.pipes.iter().find(|pipe| pipe.stream == stream);
+        found.map(|pipe| pipe.path.as_path())
+    }
+
+    /// The process has ended: keeps what is still in the pipes, and a last line without an end. Whoever else drains them does
+    /// that himself.
     pub(crate) fn flush(&self) {
-        for pipe in &self.pipes {
-            pipe.flush();
+        let how = self.pipes.first().map(|pipe| pipe.switch.how());
+        if matches!(how, Some(How::Files | How::Ring)) {
+            self.pipes.iter().for_each(|pipe| pipe.flush());
+        }
+    }
+
+    /// The pipes are about to be removed, and nobody reads them who could still do it.
+    pub(crate) fn save(&self) {
+        if self.pipes.first().is_some_and(|pipe| pipe.switch.how() != How::Given) {
+            self.pipes.iter().for_each(|pipe| pipe.flush());
         }
     }
 }
@@ -76,47 +121,110 @@ impl Drop for Drain {
 
 impl Pipe {
     async fn copy(&self) {
-        while self.fifo.readable().await.is_ok() {
-            match self.read() {
-                Err(error)
-                    if !matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                    ) =>
-                {
-                    tracing::error!(
-                        "read what a service prints: {error}; its output is no longer kept"
-                    );
-                    return;
-                }
-                _ => {}
+        let mut switch = self.switch.watch();
+        let mut before = None;
+        loop {
+            let how = *switch.borrow_and_update();
+            if before.replace(how) != Some(how) {
+                self.switched(how);
             }
+            let read = tokio::select! {
+                biased;
+                changed = switch.changed() => match changed {
+                    Ok(()) => Ok(()),
+                    Err(_) => return,
+                },
+                ready = self.fifo.readable(), if how != How::Given => {
+                    ready.and_then(|()| self.ready(how))
+                }
+            };
+            if let Err(error) = read
+                && !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+            {
+                tracing::error!(
+                    "read what a service prints: {error}; its output is no longer kept"
+                );
+                return;
+            }
+        }
+    }
+
+    /// Somebody else has read the pipe, or will.
+    fn switched(&self, how: How) {
+        match how {
+            // There may be something in it that woke nobody.
+            How::Files | How::Ring => self.empty(),
+            How::Waiting => self.escalate(),
+            How::Given => {
+                let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+                let text = lines.end(self.stream, daemon::clock::wall());
+                self.write(&text);
+            }
+        }
+    }
+
+    /// There is something to read.
+    fn ready(&self, how: How) -> io::Result<()> {
+        if how == How::Waiting {
+            self.escalate();
+            // It stays there; only more of it wakes us again.
+            return self.fifo.try_io(|| Err(io::ErrorKind::WouldBlock.into()));
+        }
+        self.fifo.try_io(|| self.read())
+    }
+
+    /// A service must not wait for a reader: who is half full is not left any longer.
+    fn escalate(&self) {
+        let held = ioctl_fionread(&self.fifo).unwrap_or(u64::MAX);
+        let size = fcntl_getpipe_size(&self.fifo).unwrap_or(0) as u64;
+        let mut one = [PollFd::new(&self.fifo, PollFlags::OUT)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let polled = poll(&mut one, Some(&at_once));
+        let is_full = polled.is_err() || !one[0].revents().contains(PollFlags::OUT);
+        if is_full || held.saturating_mul(2) >= size {
+            self.switch.stop_waiting();
         }
     }
 
     /// One read, kept. The buffer lives only while there is something to read: a quiet service costs none.
     fn read(&self) -> io::Result<()> {
         let mut buffer = vec![0; READ_SIZE];
-        let length = self.fifo.try_read(&mut buffer)?;
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = lines.take(&buffer[..length], self.stream, daemon::clock::wall());
-        self.keep(&text);
+        let length = rustix::io::read(self.fifo.as_fd(), &mut buffer[..])?;
+        self.keep(&buffer[..length]);
         Ok(())
     }
 
-    fn flush(&self) {
+    fn empty(&self) {
         // Somebody may go on writing for ever: a process that the instance left behind.
         for _ in 0..FLUSH_READS {
-            if self.read().is_err() {
-                break;
+            match self.read() {
+                Err(error) if error.raw_os_error() != Some(Errno::INTR.raw_os_error()) => break,
+                _ => {}
             }
         }
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = lines.end(self.stream, daemon::clock::wall());
-        self.keep(&text);
     }
 
-    fn keep(&self, text: &[u8]) {
+    fn flush(&self) {
+        self.empty();
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = lines.end(self.stream, daemon::clock::wall());
+        self.write(&text);
+    }
+
+    fn keep(&self, bytes: &[u8]) {
+        if self.switch.keeps_in_ring() {
+            let stream = match self.stream {
+                Stream::Out => ring::Stream::Out,
+                Stream::Err => ring::Stream::Err,
+            };
+            return self.switch.ring().push(&self.owner, stream, daemon::clock::now(), bytes);
+        }
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = lines.take(bytes, self.stream, daemon::clock::wall());
+        self.write(&text);
+    }
+
+    fn write(&self, text: &[u8]) {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).write(text);
     }
 }
@@ -257,7 +365,9 @@ mod tests {
         let fifo = folder.path().join("fifo");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
         let file = folder.path().join("log");
-        let drain = Drain::start(file.clone(), &[(Stream::Out, fifo.clone())]).unwrap();
+        let name = Name::new("a").unwrap();
+        let pipes = [(Stream::Out, fifo.clone())];
+        let drain = Drain::start(file.clone(), (&name, &name), &pipes, &Arc::default()).unwrap();
         let writer = std::thread::spawn(move || {
             let mut end = OpenOptions::new().write(true).open(fifo).unwrap();
             // Ends when nobody reads any more.

@@ -8,7 +8,10 @@ mod channel;
 mod conditions;
 mod defining;
 mod definitions;
+mod deposits;
 mod environment;
+mod executable;
+mod identify;
 mod journal;
 mod logs;
 mod looking;
@@ -16,11 +19,14 @@ mod merge;
 mod notifications;
 mod notify;
 mod objects;
+mod own_places;
+mod pipes;
 mod prepare;
 mod prepared;
 mod pressure;
 mod probe;
 mod reexec;
+mod registry;
 mod reload;
 mod ring;
 mod sockets;
@@ -40,6 +46,7 @@ use protocol::{
     failure::Failure,
     keeper::{Outcome, Phase, Report, Request as Order, ShutdownKind, SlotState},
     name::Name,
+    service,
 };
 use rustix::io::Errno;
 use tokio::{signal::unix::Signal, sync::mpsc};
@@ -48,10 +55,20 @@ pub(crate) use self::{
     channel::Channel, definitions::check_files, reexec::check_state, start::start,
 };
 use self::{
-    channel::Received, definitions::Definitions, journal::Journal, merge::Message,
-    notify::Notification, objects::Object, prepare::Workshop, watchdog::Watchdog,
+    channel::Received,
+    definitions::Definitions,
+    identify::{Identifier, Look, Place},
+    journal::Journal,
+    merge::Message,
+    notify::Notification,
+    objects::Object,
+    pipes::Pipes,
+    prepare::Workshop,
+    registry::{Awaited, Membership},
+    ring::Parts,
+    watchdog::Watchdog,
 };
-use crate::machine::{Action, Event, Happening, Request, Supervisor};
+use crate::machine::{Action, Event, Request, Seat, Supervisor};
 
 /// What arrives beside the keeper's reports; bounded, so that a flood of calls or notifications waits at its source.
 const INBOX: usize = 256;
@@ -77,6 +94,12 @@ pub(crate) enum Inbound {
         generation: u32,
         ok: bool,
     },
+    /// Who drains what services print has to be looked at.
+    Pipes(pipes::Event),
+    /// There is no registry, and nobody tries any more.
+    RegistryGivenUp,
+    /// Somebody wants to know whose a process is.
+    Look(Look),
     /// The supervisor's binary on disk was tried; `id` is the caller's.
     Tried {
         id: u64,
@@ -106,6 +129,10 @@ enum Pending {
     /// How often the keeper's program was started.
     Starts,
     Watchdog(u64),
+    /// A process was found in this slot, or nowhere.
+    Look {
+        place: Option<Place>,
+    },
     Other(&'static str),
 }
 
@@ -120,6 +147,8 @@ struct Waiting {
 enum Answer {
     /// procd answers most methods with nothing at all.
     Nothing,
+    /// `service activate`.
+    Activated(service::Activated),
     /// `service watchdog`: what holds now.
     Watchdog { service: Name, instance: Name },
     /// A definition that is remembered already: what came and what was there before, should the machine refuse it.
@@ -133,7 +162,16 @@ pub(crate) struct Shell {
     pending: HashMap<u32, Pending>,
     /// Notifications that wait for the keeper's answer, by its number.
     held: HashMap<u32, Notification>,
+    /// Who asks whose a process is, by the number of the question to the keeper. Bounded by the calls that may be open.
+    looks: HashMap<u32, Look>,
+    identifier: Identifier,
+    membership: Option<Membership>,
+    /// Instances that are ready when an object of theirs is registered, by slot.
+    awaited: BTreeMap<u32, Awaited>,
     workshop: Workshop,
+    pipes: Pipes,
+    /// What the log service will ask for.
+    parts: Parts,
     journal: Journal,
     definitions: Definitions,
     watchdog: Watchdog,
@@ -176,6 +214,7 @@ impl Shell {
                 return Ok(());
             }
             if self.stopping_for_the_next {
+                self.flush_events().await;
                 self.server.drain(DRAIN_TIME).await;
                 tracing::info!("leaving; the keeper starts the supervisor that is on disk now");
                 return Ok(());
@@ -239,6 +278,8 @@ impl Shell {
                 prepared.write_pidfile(state.pid);
             }
         }
+        self.pipes_changed(state.slot);
+        self.look_at_registry(state.slot, state.phase);
         self.machine.handle_event(Event::Slot(state), clock::now());
     }
 
@@ -266,6 +307,7 @@ impl Shell {
             }
             (Pending::Watchdog(id), outcome) => self.watchdog_changed(id, outcome),
             (Pending::Starts, Outcome::Count(starts)) => self.keeper_starts = starts,
+            (Pending::Look { place }, outcome) => self.looked(request, place, outcome),
             (_, Outcome::Done) => {}
             (Pending::Spawn { slot }, outcome) => {
                 let errno = match outcome {
@@ -295,6 +337,9 @@ impl Shell {
             Inbound::Notification { slot, notification } => self.notified(slot, notification),
             Inbound::Call { object, call } => self.called(object, call),
             Inbound::Tried { id, result } => self.tried(id, result),
+            Inbound::Look(look) => self.look(look),
+            Inbound::Pipes(event) => self.pipes_event(event),
+            Inbound::RegistryGivenUp => self.registry_given_up(),
             Inbound::ReloadDone { slot, generation, ok } => {
                 self.machine.handle_event(Event::ReloadDone { slot, generation, ok }, clock::now());
             }
@@ -318,8 +363,8 @@ impl Shell {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Define { slot, service, instance, disposition } => {
-                self.define(slot, service, instance, disposition);
+            Action::Define { slot, service, instance, disposition, seat } => {
+                self.define(slot, service, instance, disposition, seat);
             }
             Action::Dispose { slot, disposition } => {
                 self.workshop.disposed(slot, disposition);
@@ -331,8 +376,10 @@ impl Shell {
                 self.order(&order, Pending::Other("signal"));
             }
             Action::Forget { slot } => {
+                self.pipes_gone(slot);
                 self.states.remove(&slot);
                 self.unprepared.remove(&slot);
+                self.awaited.remove(&slot);
                 self.workshop.forget(slot, &mut self.channel);
             }
             Action::Release { slot } => self.workshop.release(slot, &mut self.channel),
@@ -350,6 +397,9 @@ impl Shell {
                     prepared.probe = Some(probe::start(prepared, slot, generation, kind, back));
                 }
             }
+            Action::AwaitObject { slot, generation, object } => {
+                self.await_object(slot, generation, object);
+            }
             Action::ReloadCommand { slot, generation, command, timeout } => {
                 if let Some(prepared) = self.workshop.slot(slot) {
                     reload::run(prepared, slot, generation, command, timeout, self.back.clone());
@@ -358,7 +408,7 @@ impl Shell {
             // A full disk was said by the journal; what runs is worth more than what is remembered of it.
             Action::Record(record) => drop(self.journal.record(record)),
             Action::Reply { id, result } => self.reply(id, result),
-            Action::Publish(happening) => publish(&happening),
+            Action::Publish(happening) => self.publish(&happening),
             Action::Leave { kind, exit_code } => {
                 self.workshop.close();
                 // Only PID 1 may do anything to the machine; elsewhere every kind means: leave.
@@ -375,12 +425,15 @@ impl Shell {
         service: Arc<crate::settings::Service>,
         instance: Name,
         disposition: protocol::keeper::Disposition,
+        seat: Seat,
     ) {
         self.unprepared.remove(&slot);
         let name = format!("service {} instance {instance}", service.name);
-        match self.workshop.define(slot, service, instance, disposition, &mut self.channel) {
+        let whose = (service, instance, seat);
+        match self.workshop.define(slot, whose, disposition, &mut self.channel) {
             Ok((sequence, missing)) => {
                 self.pending.insert(sequence, Pending::Define { slot });
+                self.pipes_changed(slot);
                 for limit in missing {
                     tracing::warn!("{name}: {limit}");
                 }
@@ -438,18 +491,11 @@ impl Shell {
             (Ok(()), Answer::Nothing | Answer::Defined { .. }) => {
                 responder.reply(&serde_json::Value::Null)
             }
+            (Ok(()), Answer::Activated(activated)) => responder.reply(&activated),
             (Ok(()), Answer::Watchdog { service, instance }) => {
                 responder.reply(&self.watchdog_of(&service, &instance));
             }
         }
-    }
-}
-
-/// For the log. procd's names say the same as ours, so they are for who wants to see everything.
-fn publish(happening: &Happening) {
-    match happening.topic.starts_with("instance.") {
-        true => tracing::debug!("{} {}", happening.topic, happening.data),
-        false => tracing::info!("{} {}", happening.topic, happening.data),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
         fd::OwnedFd,
         unix::fs::{DirBuilderExt as _, chown},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -20,7 +20,6 @@ use protocol::{
     keeper::{DepositName, Disposition, Request, plan::Plan},
     name::Name,
 };
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::{
@@ -29,14 +28,15 @@ use super::{
     channel::Channel,
     environment::{self, executor},
     logs::{Drain, Stream},
-    notify,
+    notify, own_places,
+    pipes::Switch,
     prepared::Prepared,
     sockets,
     special_files::{make_fifo, sealed},
 };
 use crate::{
-    machine::identity,
-    settings::{Process, ReadinessKind, Service, Socket, UnixKind},
+    machine::{Seat, identity},
+    settings::{Process, ReadinessKind, Service, UnixKind},
 };
 
 /// The folders of all slots, the sockets that the keeper holds for us, and the cgroups.
@@ -46,8 +46,10 @@ pub(crate) struct Workshop {
     /// `vestal-exec`, beside our own binary.
     executor: PathBuf,
     /// Our own copies of what is deposited in the keeper, by name.
-    deposits: BTreeMap<String, OwnedFd>,
-    slots: BTreeMap<u32, Prepared>,
+    pub(super) deposits: BTreeMap<String, OwnedFd>,
+    pub(super) slots: BTreeMap<u32, Prepared>,
+    /// Where what services print goes.
+    switch: Arc<Switch>,
     inbox: mpsc::Sender<Inbound>,
 }
 
@@ -65,8 +67,8 @@ impl Workshop {
                 _ => {}
             }
         }
-        let (deposits, slots) = Default::default();
-        Ok(Self { places, cgroups, executor, deposits, slots, inbox })
+        let (deposits, slots, switch) = Default::default();
+        Ok(Self { places, cgroups, executor, deposits, slots, switch, inbox })
     }
 
     /// A deposit that the keeper hands over.
@@ -93,8 +95,29 @@ impl Workshop {
         Ok(socket)
     }
 
+    pub(crate) fn switch(&self) -> &Arc<Switch> {
+        &self.switch
+    }
+
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.places.run
+    }
+
     pub(crate) fn slot(&mut self, slot: u32) -> Option<&mut Prepared> {
         self.slots.get_mut(&slot)
+    }
+
+    /// The slot in whose cgroup a process is.
+    pub(crate) fn slot_of_cgroup(&self, pid: i32) -> Option<u32> {
+        let group = self.cgroups.as_ref()?.group_of(pid)?;
+        let (service, instance) = group.split_once('/')?;
+        let is_it = |prepared: &Prepared| {
+            let second = instance.strip_suffix('+');
+            prepared.seat.second == second.is_some()
+                && prepared.service.name.escaped() == service
+                && prepared.instance.escaped() == second.unwrap_or(instance)
+        };
+        self.slots.iter().find(|(_, prepared)| is_it(prepared)).map(|(slot, _)| *slot)
     }
 
     /// Prepares a slot and tells the keeper; the texts are limits that are not enforced.
@@ -104,20 +127,21 @@ impl Workshop {
     pub(crate) fn define(
         &mut self,
         slot: u32,
-        service: Arc<Service>,
-        instance: Name,
+        (service, instance, seat): (Arc<Service>, Name, Seat),
         disposition: Disposition,
         channel: &mut Channel,
     ) -> anyhow::Result<(u32, Vec<String>)> {
         let settings =
             service.instances.get(&instance).context("the service has no such instance")?;
         let process = settings.process.clone();
+        let fresh = !self.slots.contains_key(&slot);
         let mut prepared = match self.slots.remove(&slot) {
-            Some(old) => Prepared { service, instance, disposition, ..old },
+            Some(old) => Prepared { service, instance, disposition, seat, ..old },
             None => Prepared {
                 service,
                 instance,
                 disposition,
+                seat,
                 probe: None,
                 environment: Vec::new(),
                 drain: None,
@@ -127,6 +151,9 @@ impl Workshop {
                 stored: self.stored_of(slot),
             },
         };
+        if fresh {
+            self.share_stored(slot, &mut prepared, channel)?;
+        }
         let told = self.prepare(slot, &mut prepared, &process, channel);
         // Kept also when something is missing: an instance that runs is still read from, and its sockets are still ours.
         self.slots.insert(slot, prepared);
@@ -143,15 +170,16 @@ impl Workshop {
     ) -> anyhow::Result<(u32, Vec<String>)> {
         self.open_streams(slot, prepared, process, channel)?;
         if prepared.service.core {
-            self.make_own_folders(&prepared.service.name, process)?;
+            own_places::make(&self.places, &prepared.service.name, process)?;
         }
-        self.open_sockets(slot, &process.sockets, &mut prepared.sockets, channel)?;
+        let shared = prepared.seat.replaces;
+        self.open_sockets(slot, shared, &process.sockets, &mut prepared.sockets, channel)?;
         let notify = wants_notify(process).then(|| self.place("notify", slot));
         let names = prepared.sockets.iter().map(|(_, socket)| socket.name.clone());
         let names = names.chain(prepared.stored.iter().map(|(_, name)| name.clone())).collect();
         let environment = environment::of_instance(
             &self.places,
-            (&prepared.service.name, &prepared.instance),
+            (&prepared.service.name, &prepared.instance, prepared.seat),
             process,
             notify.as_deref(),
             names,
@@ -161,27 +189,14 @@ impl Workshop {
         told
     }
 
-    /// A daemon of the suite has a folder of its own in RUN_DIR and in STATE_DIR, whoever it runs as.
-    fn make_own_folders(&self, service: &Name, process: &Process) -> anyhow::Result<()> {
-        for parent in [&self.places.run, &self.places.state] {
-            let folder = parent.join(service.escaped());
-            let made = fs::DirBuilder::new().mode(0o750).recursive(true).create(&folder);
-            made.with_context(|| format!("make {}", folder.display()))?;
-            if let Some(user) = &process.user {
-                chown(&folder, Some(user.uid), Some(user.gid))
-                    .with_context(|| format!("give {} to user {}", folder.display(), user.uid))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Frees everything of a slot, here and in the keeper.
     pub(crate) fn forget(&mut self, slot: u32, channel: &mut Channel) {
         self.release(slot, channel);
         if let Some(prepared) = self.slots.remove(&slot) {
             prepared.flush_log();
             if let Some(cgroups) = &self.cgroups {
-                cgroups.remove(&prepared.service.name, &prepared.instance);
+                let Seat { second, .. } = prepared.seat;
+                cgroups.remove(&prepared.service.name, &prepared.instance, second);
             }
         }
         self.withdraw(&format!("s{slot}/"), channel);
@@ -198,76 +213,6 @@ impl Workshop {
         channel.send(&Request::Forget { slot }, Vec::new());
     }
 
-    /// Nobody will serve them: turns waiting callers away and closes the listening sockets.
-    pub(crate) fn release(&mut self, slot: u32, channel: &mut Channel) {
-        let mut open = Vec::new();
-        if let Some(prepared) = self.slots.get_mut(&slot) {
-            if let Some(path) = &prepared.settings().process.pidfile {
-                // Somebody may have removed it already.
-                let _ = fs::remove_file(path);
-            }
-            open = std::mem::take(&mut prepared.sockets);
-        }
-        for name in self.listening(slot) {
-            if let Some(listener) = self.deposits.get(&name) {
-                sockets::turn_away(listener);
-            }
-            self.withdraw(&name, channel);
-        }
-        open.iter().for_each(|(_, socket)| sockets::unlink(socket));
-    }
-
-    /// Keeps a descriptor that the service stored; `false` where its definition doesn't allow (any more of) it.
-    pub(crate) fn store(
-        &mut self,
-        slot: u32,
-        name: &str,
-        descriptor: OwnedFd,
-        channel: &mut Channel,
-    ) -> anyhow::Result<bool> {
-        let Some(prepared) = self.slots.get_mut(&slot) else { return Ok(false) };
-        let allowed = usize::try_from(prepared.settings().process.fd_store).unwrap_or(usize::MAX);
-        if prepared.stored.len() >= allowed {
-            return Ok(false);
-        }
-        let free = (0..).find(|number| {
-            let deposit = format!("s{slot}/f{number}/{name}");
-            prepared.stored.iter().all(|(taken, _)| *taken != deposit)
-        });
-        let deposit = format!("s{slot}/f{}/{name}", free.unwrap_or(0));
-        // First deposited, then named: a plan that names what is not there could not be spawned.
-        self.deposit(deposit.clone(), descriptor, channel)?;
-        if let Some(prepared) = self.slots.get_mut(&slot) {
-            prepared.stored.push((deposit, name.to_owned()));
-        }
-        self.define_again(slot, channel).map(|()| true)
-    }
-
-    /// Gives back what the service stored under this name.
-    pub(crate) fn unstore(
-        &mut self,
-        slot: u32,
-        name: &str,
-        channel: &mut Channel,
-    ) -> anyhow::Result<()> {
-        let Some(prepared) = self.slots.get_mut(&slot) else { return Ok(()) };
-        let (gone, kept) =
-            std::mem::take(&mut prepared.stored).into_iter().partition(|(_, its)| its == name);
-        prepared.stored = kept;
-        let gone: Vec<(String, String)> = gone;
-        if gone.is_empty() {
-            // Asked for again and again this would be a flood of new plans.
-            return Ok(());
-        }
-        // The new plan first: one that names a withdrawn descriptor couldn't be spawned.
-        self.define_again(slot, channel)?;
-        for (deposit, _) in gone {
-            self.deposits.remove(&deposit);
-            channel.send(&Request::Withdraw { name: DepositName::new(&deposit)? }, Vec::new());
-        }
-        Ok(())
-    }
-
     /// Everything is stopped for good.
     pub(crate) fn close(&self) {
         if let Some(cgroups) = &self.cgroups {
@@ -282,85 +227,10 @@ impl Workshop {
         }
     }
 
-    fn define_again(&mut self, slot: u32, channel: &mut Channel) -> anyhow::Result<()> {
+    pub(super) fn define_again(&mut self, slot: u32, channel: &mut Channel) -> anyhow::Result<()> {
         let Some(prepared) = self.slots.get(&slot) else { return Ok(()) };
-        let (service, instance) = (Arc::clone(&prepared.service), prepared.instance.clone());
-        self.define(slot, service, instance, prepared.disposition, channel).map(drop)
-    }
-
-    fn deposit(
-        &mut self,
-        name: String,
-        descriptor: OwnedFd,
-        channel: &mut Channel,
-    ) -> anyhow::Result<()> {
-        let request = Request::Deposit { name: DepositName::new(&name)? };
-        channel.send(&request, vec![descriptor.try_clone().context("copy a descriptor")?]);
-        self.deposits.insert(name, descriptor);
-        Ok(())
-    }
-
-    fn withdraw(&mut self, prefix: &str, channel: &mut Channel) {
-        let names: Vec<_> =
-            self.deposits.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
-        for name in names {
-            self.deposits.remove(&name);
-            if let Ok(name) = DepositName::new(&name) {
-                channel.send(&Request::Withdraw { name }, Vec::new());
-            }
-        }
-    }
-
-    /// What an earlier supervisor stored for this slot: `sSLOT/fNUMBER/NAME`.
-    fn stored_of(&self, slot: u32) -> Vec<(String, String)> {
-        let prefix = format!("s{slot}/f");
-        let of_slot = self.deposits.keys().filter(|name| name.starts_with(&prefix));
-        of_slot
-            .filter_map(|name| Some((name.clone(), name.splitn(3, '/').nth(2)?.to_owned())))
-            .collect()
-    }
-
-    /// The definition's sockets: those that are there stay, others are bound, those that are no longer wanted are closed.
-    /// `open` names what is there, whatever fails.
-    fn open_sockets(
-        &mut self,
-        slot: u32,
-        wanted: &[Socket],
-        open: &mut Vec<(String, Socket)>,
-        channel: &mut Channel,
-    ) -> anyhow::Result<()> {
-        let wanted: Vec<_> =
-            wanted.iter().map(|socket| (socket_deposit(slot, socket), socket.clone())).collect();
-        for (_, socket) in open.extract_if(.., |old| !wanted.contains(old)) {
-            sockets::unlink(&socket);
-        }
-        // By their names in the keeper: a supervisor before us may have held some that its successor never wanted.
-        for name in self.listening(slot) {
-            if wanted.iter().all(|(kept, _)| *kept != name) {
-                self.withdraw(&name, channel);
-            }
-        }
-        open.clone_from(&wanted);
-        for (at, (name, socket)) in wanted.iter().enumerate() {
-            if self.deposits.contains_key(name) {
-                continue;
-            }
-            let bound = sockets::open(socket)
-                .with_context(|| format!("socket {:?}: listen on {:?}", socket.name, socket.listen))
-                .and_then(|listener| self.deposit(name.clone(), listener, channel));
-            if let Err(error) = bound {
-                // What was not bound is somebody else's, and must not be unlinked as ours.
-                open.truncate(at);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// The names of a slot's listening sockets in the keeper.
-    fn listening(&self, slot: u32) -> Vec<String> {
-        let prefix = format!("s{slot}/l");
-        self.deposits.keys().filter(|name| name.starts_with(&prefix)).cloned().collect()
+        let whose = (Arc::clone(&prepared.service), prepared.instance.clone(), prepared.seat);
+        self.define(slot, whose, prepared.disposition, channel).map(drop)
     }
 
     /// Log pipes, readiness pipe and notify socket, as far as the definition wants them.
@@ -384,9 +254,11 @@ impl Workshop {
         }
         if pipes.is_empty() {
             prepared.drain = None;
-        } else if prepared.drain.is_none() {
+        } else if prepared.drain.as_ref().is_none_or(|drain| !drain.has(&pipes)) {
             let file = self.log_file(&prepared.service.name, &prepared.instance);
-            prepared.drain = Some(Drain::start(file, &pipes).context("open the log pipes")?);
+            let owner = (&prepared.service.name, &prepared.instance);
+            let drain = Drain::start(file, owner, &pipes, &self.switch);
+            prepared.drain = Some(drain.context("open the log pipes")?);
         }
         match process.readiness.kind {
             ReadinessKind::Fd(_) if prepared.newline.is_none() => {
@@ -469,7 +341,12 @@ impl Workshop {
         let mut missing = Vec::new();
         if let Some(cgroups) = &self.cgroups {
             let (group, not_enforced) = cgroups
-                .prepare(&prepared.service.name, &prepared.instance, &process.cgroup)
+                .prepare(
+                    &prepared.service.name,
+                    &prepared.instance,
+                    prepared.seat.second,
+                    &process.cgroup,
+                )
                 .context("make the cgroup")?;
             descriptors.push(group);
             missing = not_enforced;
@@ -506,28 +383,4 @@ fn wants_notify(process: &Process) -> bool {
     process.readiness.kind == ReadinessKind::Notify
         || process.watchdog.is_some()
         || process.fd_store > 0
-}
-
-/// A socket's name in the keeper follows from all that a change of would need another socket.
-fn socket_deposit(slot: u32, socket: &Socket) -> String {
-    let text = format!("{} {:?} {:o}", socket.name, socket.listen, socket.mode);
-    let digest = Sha256::digest(text.as_bytes());
-    let hash: String = digest.iter().take(8).map(|octet| format!("{octet:02x}")).collect();
-    format!("s{slot}/l{hash}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_address_is_another_socket() {
-        let socket = |mode| Socket {
-            name: "control".to_owned(),
-            listen: crate::settings::Listen::Unix { path: "/x".into(), kind: UnixKind::Stream },
-            mode,
-        };
-        assert_eq!(socket_deposit(1, &socket(0o600)), socket_deposit(1, &socket(0o600)));
-        assert_ne!(socket_deposit(1, &socket(0o600)), socket_deposit(1, &socket(0o666)));
-    }
 }

@@ -3,10 +3,17 @@
 use std::{process::Stdio, sync::Arc};
 
 use protocol::{keeper::Disposition, name::Name};
+use rustix::{
+    process::{Gid, Uid},
+    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
 use tokio::process::Command;
 
 use super::{logs::Drain, notify::Listener, probe::Probe, special_files::write_anew};
-use crate::settings::{Instance, ReadinessKind, Reload, Service, Socket};
+use crate::{
+    machine::Seat,
+    settings::{Instance, ReadinessKind, Reload, Service, Socket, User},
+};
 
 /// What one slot has.
 pub(crate) struct Prepared {
@@ -16,6 +23,7 @@ pub(crate) struct Prepared {
     /// As the process gets it, where the definition has commands of its own; else empty, to save the memory.
     pub(super) environment: Vec<(String, String)>,
     pub(super) disposition: Disposition,
+    pub(super) seat: Seat,
     pub(super) drain: Option<Drain>,
     pub(super) notify: Option<Listener>,
     pub(super) newline: Option<Listener>,
@@ -50,8 +58,12 @@ impl Prepared {
             .current_dir(&process.directory)
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        if let Some(user) = &process.user {
-            child.uid(user.uid).gid(user.gid);
+        match &process.user {
+            Some(user) if rustix::process::geteuid().is_root() => become_user(&mut child, user),
+            Some(user) => {
+                child.uid(user.uid).gid(user.gid);
+            }
+            None => {}
         }
         child
     }
@@ -71,4 +83,20 @@ impl Prepared {
             drain.flush();
         }
     }
+}
+
+/// The standard library's own way leaves out the supplementary groups.
+#[expect(unsafe_code, reason = "nothing safe runs between fork and exec")]
+fn become_user(child: &mut Command, user: &User) {
+    let groups: Vec<Gid> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    let change = move || {
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        Ok(())
+    };
+    // SAFETY: three system calls; nothing is allocated, no lock is taken. The child has one thread, so that these change
+    // the whole process.
+    unsafe { child.pre_exec(change) };
 }

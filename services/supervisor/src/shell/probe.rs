@@ -26,6 +26,12 @@ const LOOK_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Probe(JoinHandle<()>);
 
+impl Probe {
+    pub(crate) fn new(looking: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(looking))
+    }
+}
+
 impl Drop for Probe {
     fn drop(&mut self) {
         self.0.abort();
@@ -65,8 +71,11 @@ async fn is_ready(kind: &ReadinessKind, command: &mut Command) -> bool {
         ReadinessKind::Tcp(address) => TcpStream::connect(address).await.is_ok(),
         ReadinessKind::Unix(path) => accepts(path),
         ReadinessKind::Command(_) => command.status().await.is_ok_and(|status| status.success()),
-        // These say it themselves; the machine asks for no probe.
-        ReadinessKind::Exec | ReadinessKind::Notify | ReadinessKind::Fd(_) => false,
+        // These say it themselves, or the registry does; the machine asks for no probe.
+        ReadinessKind::Exec
+        | ReadinessKind::Notify
+        | ReadinessKind::Fd(_)
+        | ReadinessKind::Object(_) => false,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use daemon::{Context, clock, places::Places};
+use daemon::{Context, clock};
 use protocol::keeper::{Phase, Report, Request as Order, SlotState, VERSION};
 use tokio::sync::mpsc;
 
@@ -12,6 +12,7 @@ use super::{
     cgroup::Cgroups,
     channel::Received,
     definitions::Definitions,
+    identify::Identifier,
     journal::Journal,
     objects::{Forward, Object},
     prepare::Workshop,
@@ -58,13 +59,20 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
     }
 
     let machine = remember(&journal, &mut definitions, &handover.slots);
-    let server = serve(&places, &mut workshop, &mut channel, &back)?;
+    let identifier = Identifier::new(back.clone());
+    let server = serve(daemon, &mut workshop, &mut channel, &back, &identifier)?;
     let mut shell = Shell {
         machine,
         channel,
         pending: Default::default(),
         held: Default::default(),
+        looks: Default::default(),
+        identifier,
+        membership: None,
+        awaited: BTreeMap::new(),
         workshop,
+        pipes: Default::default(),
+        parts: Default::default(),
         journal,
         definitions,
         watchdog: Watchdog::default(),
@@ -84,7 +92,9 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
         stopping_for_the_next: false,
     };
     shell.order(&Order::Starts, Pending::Starts);
+    shell.begin_draining();
     shell.take_ring();
+    shell.join_registry();
     Ok(shell)
 }
 
@@ -127,20 +137,30 @@ fn remember(
 }
 
 fn serve(
-    places: &Places,
+    daemon: &Context,
     workshop: &mut Workshop,
     channel: &mut Channel,
     back: &mpsc::Sender<Inbound>,
+    identifier: &Identifier,
 ) -> anyhow::Result<endpoint::Server> {
-    let server =
-        endpoint::Server::new(endpoint::Settings::default()).context("make the endpoint")?;
+    let (identifier, level) = (identifier.clone(), daemon.log_level.clone());
+    let settings = endpoint::Settings {
+        identify: Some(Arc::new(move |caller, pidfd| {
+            Box::pin(identifier.clone().of(Some(caller.pid), pidfd))
+        })),
+        log_level: Some(Arc::new(move |wanted| {
+            wanted.map_or(Ok(()), |wanted| level.set(wanted)).map(|()| level.get())
+        })),
+        ..endpoint::Settings::default()
+    };
+    let server = endpoint::Server::new(settings).context("make the endpoint")?;
     for (name, object) in [("service", Object::Service), ("system", Object::System)] {
         server.add(name, Forward { object, inbox: back.clone() })?;
     }
     let socket = workshop.own_socket(channel)?;
     server
         .listen(socket.into())
-        .with_context(|| format!("serve {}", places.socket("supervisor").display()))?;
+        .with_context(|| format!("serve {}", daemon.places.socket("supervisor").display()))?;
     Ok(server)
 }
 

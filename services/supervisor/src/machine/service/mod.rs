@@ -17,6 +17,8 @@ pub(crate) struct Entry {
     pub(crate) service: Arc<Service>,
     /// By instance name; those that leave are still here.
     pub(crate) slots: BTreeMap<Name, u32>,
+    /// What runs for a while beside its instances, because one of them is being replaced.
+    pub(crate) beside: BTreeSet<u32>,
     pub(crate) standing: Standing,
     /// Deleted; gone with its last instance.
     pub(crate) leaving: bool,
@@ -48,6 +50,12 @@ impl Entry {
     /// A new service is believed to come until it was looked at, so that nothing is stopped for its sake too early.
     pub(crate) fn new(service: Arc<Service>) -> Self {
         let standing = Standing { up: true, ..Standing::default() };
-        Self { service, slots: BTreeMap::new(), standing, leaving: false, unconfirmed: None }
+        let (slots, beside) = Default::default();
+        Self { service, slots, beside, standing, leaving: false, unconfirmed: None }
+    }
+
+    /// Deleted, and nothing of it is left.
+    pub(crate) fn is_over(&self) -> bool {
+        self.leaving && self.slots.is_empty() && self.beside.is_empty()
     }
 }

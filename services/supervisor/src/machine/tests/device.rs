@@ -144,7 +144,7 @@ impl Device {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            Action::Define { slot, service, instance, disposition } => {
+            Action::Define { slot, service, instance, disposition, .. } => {
                 let short = service.name.to_string();
                 self.names.insert(slot, short);
                 self.keeper.define(slot, identity(&service.name, &instance), disposition);
@@ -174,6 +174,9 @@ impl Device {
             Action::Probe { slot, .. } => self.log.push(format!("probe {}", self.names[&slot])),
             Action::ReloadCommand { slot, .. } => {
                 self.log.push(format!("reload {}", self.names[&slot]))
+            }
+            Action::AwaitObject { slot, object, .. } => {
+                self.log.push(format!("await {object} {}", self.names[&slot]));
             }
             Action::Record(record) => self.journal.push(record),
             Action::Reply { id: 0, .. } => {}

@@ -14,6 +14,12 @@ enum Step {
     Stop(usize),
     Restart(usize),
     Reload(usize),
+    Replace(usize),
+    /// What is to take its place crashes, or is ready.
+    CrashNew(usize),
+    ReadyNew(usize),
+    /// Time for one of the keeper's reports about it.
+    DeliverNew(usize),
     Set(usize, bool),
     Crash(usize),
     End(usize),
@@ -45,6 +51,7 @@ fn apply(device: &mut Device, step: Step) {
             0 => Request::Start { name, instance, wait },
             1 => Request::Stop { name, instance, wait },
             2 => Request::Restart { name, instance, wait },
+            3 => Request::Replace { name, instance, wait },
             _ => Request::Reload { name, instance, wait },
         }
     };
@@ -52,7 +59,20 @@ fn apply(device: &mut Device, step: Step) {
         Step::Start(n) => drop(device.request(request(n, true, 0))),
         Step::Stop(n) => drop(device.request(request(n, true, 1))),
         Step::Restart(n) => drop(device.request(request(n, true, 2))),
-        Step::Reload(n) => drop(device.request(request(n, true, 3))),
+        Step::Reload(n) => drop(device.request(request(n, true, 4))),
+        Step::Replace(n) => drop(device.request(request(n, true, 3))),
+        Step::CrashNew(n) | Step::ReadyNew(n) | Step::DeliverNew(n) => {
+            let Some(slot) = other_slot(device, n) else { return };
+            let generation = device.keeper.slots[&slot].state.generation;
+            match step {
+                Step::CrashNew(_) => device.keeper.end(slot, Exit::Code(1), device.now),
+                Step::ReadyNew(_) => {
+                    device.event(Event::Notify { slot, generation, notice: Notice::Ready });
+                }
+                _ if device.keeper.changed.contains(&slot) => device.deliver_one(slot),
+                _ => drop(device.keeper.step(slot, device.now)),
+            }
+        }
         Step::Set(n, loud) => {
             let mut service = (*files(loud)[n]).clone();
             service.source = Source::Message;
@@ -99,6 +119,14 @@ fn apply(device: &mut Device, step: Step) {
     }
 }
 
+/// The slot beside the one that is the instance.
+fn other_slot(device: &Device, n: usize) -> Option<u32> {
+    let identity = identity(&name(SERVICES[n]), &name("instance1"));
+    let own = device.slot(SERVICES[n]);
+    let slots = device.keeper.slots.values().map(|slot| slot.state);
+    slots.filter(|state| state.identity == identity).map(|s| s.slot).find(|slot| *slot != own)
+}
+
 /// Lets everything come to its end, with `a` saying that it is ready whenever it is asked.
 fn come_to_rest(device: &mut Device) {
     for _ in 0..40 {
@@ -128,6 +156,9 @@ fn check(device: &Device) {
     };
     let views = device.machine.view(None);
     assert_eq!(views.len(), 3);
+    for (n, service) in SERVICES.iter().enumerate() {
+        assert_eq!(other_slot(device, n), None, "a second process of {service}");
+    }
     for view in views {
         match view.state {
             "ready" => assert!(view.wanted && running(&view), "{view:?}"),
@@ -161,6 +192,10 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => n.clone().prop_map(Step::Stop),
         2 => n.clone().prop_map(Step::Restart),
         1 => n.clone().prop_map(Step::Reload),
+        2 => n.clone().prop_map(Step::Replace),
+        1 => n.clone().prop_map(Step::CrashNew),
+        2 => n.clone().prop_map(Step::ReadyNew),
+        2 => n.clone().prop_map(Step::DeliverNew),
         1 => (n.clone(), any::<bool>()).prop_map(|(n, loud)| Step::Set(n, loud)),
         2 => n.clone().prop_map(Step::Crash),
         1 => n.clone().prop_map(Step::End),
@@ -198,6 +233,25 @@ fn every_order_of_a_dying_dependency_and_a_restart_ends_well() {
     permute(&mut order, 0, &mut |order| {
         let steps: Vec<Step> = order.iter().map(|n| steps[*n]).collect();
         run(&steps);
+    });
+}
+
+/// The same for a replacement: both processes, a stop and the supervisor's death.
+#[test]
+fn every_order_of_a_replacement_and_what_may_come_between_ends_well() {
+    let steps = [
+        Step::Ready(0),
+        Step::Replace(0),
+        Step::ReadyNew(0),
+        Step::Crash(0),
+        Step::CrashNew(0),
+        Step::KillSupervisor,
+        Step::Restart(0),
+    ];
+    let mut order: Vec<usize> = (0..steps.len()).collect();
+    permute(&mut order, 0, &mut |order| {
+        let steps = order.iter().flat_map(|n| [steps[*n], Step::DeliverNew(0), Step::Deliver(0)]);
+        run(&steps.collect::<Vec<_>>());
     });
 }
 

@@ -4,7 +4,9 @@ mod device;
 mod full;
 mod interleavings;
 mod keeper;
+mod on_demand;
 mod order;
+mod replace;
 mod requests;
 mod respawn;
 mod restarts_of_the_supervisor;
@@ -59,6 +61,7 @@ fn service(text: &str) -> Service {
         conflicts: Vec::new(),
         conditions: Vec::new(),
         core: false,
+        on_demand: None,
         instances: BTreeMap::from([(name("instance1"), Box::new(instance()))]),
         data: serde_json::Map::new(),
         triggers: Vec::new(),

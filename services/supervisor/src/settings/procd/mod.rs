@@ -123,6 +123,7 @@ pub(crate) fn read(message: &Value, context: &Context) -> Result<Message, Failur
         wants: Vec::new(),
         conflicts: Vec::new(),
         conditions: Vec::new(),
+        on_demand: None,
         core: CORE.contains(&name.as_str()),
         name,
         instances,

@@ -20,7 +20,7 @@ use self::{
     table::{Document, Item, Table},
 };
 use super::{
-    Condition, Instance, Service, Source,
+    Condition, Instance, OnDemand, Service, Source,
     context::Context,
     problem::{PROBLEMS_MAX, Problem},
 };
@@ -31,15 +31,18 @@ pub(crate) const FILE_MAX: u64 = 256 * 1024;
 const INSTANCES_MAX: usize = 256;
 /// Most names in one of the relations.
 const RELATIONS_MAX: usize = 256;
+/// Most objects that one service serves on demand.
+const OBJECTS_MAX: usize = 64;
 /// Start order of a service that doesn't say.
 pub(crate) const START_DEFAULT: u32 = 50;
 /// The only instance of a service without `[instances]` (procd's name for it).
 const ONLY_INSTANCE: &str = "instance1";
 
 /// Keys of a service as a whole; all others may stand in an instance too.
-pub(super) const SERVICE_KEYS: [&str; 12] = [
+pub(super) const SERVICE_KEYS: [&str; 13] = [
     "enabled",
     "autostart",
+    "on-demand",
     "start",
     "stop",
     "after",
@@ -130,10 +133,15 @@ fn service(top: &Table<'_>, name: &Name, source: Source, context: &Context) -> R
     top.refuse_others(&known, not_yet);
     let core = CORE.contains(&name.as_str());
     let relations = |key| relations(top, key, name);
+    let on_demand = top.table("on-demand").and_then(|table| on_demand(&table));
+    let autostart = top.boolean("autostart");
+    if let (Some(true), Some(item), Some(_)) = (autostart, top.get("autostart"), &on_demand) {
+        item.wrong("a service with on-demand is not started at boot; leave one of the two out");
+    }
     let service = Service {
         name: name.clone(),
         source,
-        autostart: top.boolean("autostart").unwrap_or(true),
+        autostart: autostart.unwrap_or(true) && on_demand.is_none(),
         start: top.integer("start", 0..=9999).unwrap_or(START_DEFAULT),
         stop: top.integer("stop", 0..=9999),
         after: relations("after"),
@@ -142,6 +150,7 @@ fn service(top: &Table<'_>, name: &Name, source: Source, context: &Context) -> R
         conflicts: relations("conflicts"),
         conditions: top.table("conditions").map(|table| conditions(&table)).unwrap_or_default(),
         core,
+        on_demand,
         instances: instances(top, name, context, core),
         data: object(top.get("data")),
         triggers: triggers(top),
@@ -239,6 +248,22 @@ fn relations(top: &Table<'_>, key: &'static str, own: &Name) -> Vec<Name> {
 }
 
 /// `{ path-exists = "/x", kernel-argument = ["quiet", "!debug"], virtualization = "!vm" }`: all must hold.
+/// Which objects start the service, and after how long without a user it is stopped.
+fn on_demand(table: &Table<'_>) -> Option<OnDemand> {
+    table.refuse_others(&["objects", "idle-timeout"], |_| None);
+    let Some(item) = table.get("objects") else {
+        table.missing("objects", "write objects = [\"NAME\"], what it registers in the registry");
+        return None;
+    };
+    let items = item.list()?;
+    if items.is_empty() || items.len() > OBJECTS_MAX {
+        item.wrong(format!("{} objects are given; write 1 to {OBJECTS_MAX}", items.len()));
+    }
+    let objects = items.iter().filter_map(|item| item.parsed(serving::object)).collect();
+    let idle_timeout = table.get("idle-timeout").and_then(|item| serving::optional(&item));
+    Some(OnDemand { objects, idle_timeout })
+}
+
 fn conditions(table: &Table<'_>) -> Vec<Condition> {
     const KEYS: [&str; 3] = ["path-exists", "kernel-argument", "virtualization"];
     table.refuse_others(&KEYS, |_| None);

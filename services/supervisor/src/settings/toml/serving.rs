@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use daemon::places::SOCKET_PATH_MAX;
-use protocol::keeper::plan::{READY_FD_MAX, SOCKETS_FD, SOCKETS_MAX};
+use protocol::{
+    hello::OBJECT_NAME_MAX,
+    keeper::plan::{READY_FD_MAX, SOCKETS_FD, SOCKETS_MAX},
+};
 
 use super::{
     process::Surroundings,
@@ -111,18 +114,14 @@ pub(super) fn readiness(
     surroundings: &Surroundings<'_>,
     sockets: usize,
 ) -> Readiness {
-    const KINDS: [&str; 6] = ["exec", "notify", "fd", "tcp", "unix", "command"];
+    const KINDS: [&str; 7] = ["exec", "notify", "fd", "tcp", "unix", "command", "object"];
     let Some(item) = table.get("readiness") else { return Readiness::default() };
     let Some(table) = item.table() else { return Readiness::default() };
     let known: Vec<&str> = KINDS.into_iter().chain(["timeout"]).collect();
-    table.refuse_others(&known, |key| {
-        (key == "object")
-            .then(|| "readiness by a registered object comes with the registry".to_owned())
-    });
+    table.refuse_others(&known, |_| None);
     let given: Vec<&str> = KINDS.into_iter().filter(|key| table.get(key).is_some()).collect();
     let kind = match *given {
         [key] => table.get(key).and_then(|item| kind(key, &item, surroundings, sockets)),
-        [] if table.get("object").is_some() => None,
         [] => {
             item.wrong(format!("no kind is given; write exactly one of {}", KINDS.join(", ")));
             None
@@ -163,6 +162,7 @@ fn kind(
             Some(ReadinessKind::Fd(fd))
         }
         "command" => surroundings.command(item).map(ReadinessKind::Command),
+        "object" => item.parsed(object).map(ReadinessKind::Object),
         _ => {
             let written = surroundings.expanded(item)?;
             let read = match key {
@@ -178,8 +178,21 @@ pub(super) fn watchdog(table: &Table<'_>) -> Option<Duration> {
     table.get("watchdog").and_then(|item| optional(&item))
 }
 
+/// The name of an object in the registry.
+pub(super) fn object(text: &str) -> Result<String, String> {
+    let part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@".contains(&b))
+    };
+    if text.len() > OBJECT_NAME_MAX || !text.split('/').all(part) {
+        return Err(format!(
+            "{text:?} is not an object's name; write at most {OBJECT_NAME_MAX} of the characters a-z A-Z 0-9 - _ . @, parts divided by /"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 /// A duration above zero, or `none`.
-fn optional(item: &Item<'_>) -> Option<Duration> {
+pub(super) fn optional(item: &Item<'_>) -> Option<Duration> {
     item.parsed(|text| match text {
         "none" => Ok(None),
         _ => match units::duration(text)? {

@@ -55,6 +55,20 @@ fn a_command_is_all_that_is_needed() {
 }
 
 #[test]
+fn a_service_on_demand_is_not_started_at_boot() {
+    let service = service(
+        "command = [\"/bin/x\"]\non-demand = { objects = [\"camera\", \"camera/raw\"], idle-timeout = \"30s\" }\nreadiness = { object = \"camera\" }",
+    );
+    assert!(!service.autostart);
+    let on_demand = service.on_demand.as_ref().unwrap();
+    assert_eq!(on_demand.objects, ["camera", "camera/raw"]);
+    assert_eq!(on_demand.idle_timeout, Some(Duration::from_secs(30)));
+    let readiness = &service.instances[&name("instance1")].process.readiness;
+    assert_eq!(readiness.kind, ReadinessKind::Object("camera".to_owned()));
+    assert_eq!(readiness.timeout, Some(Duration::from_secs(60)));
+}
+
+#[test]
 fn the_keys_of_a_service_land_in_their_fields() {
     let service = service(
         r#"
@@ -293,7 +307,12 @@ fn each_mistake_says_what_is_allowed() {
         ("oneshot = true\nrespawn = \"always\"", "a oneshot is done"),
         ("readiness = { }", "exactly one of exec, notify"),
         ("readiness = { notify = true, fd = 3 }", "notify and fd contradict"),
-        ("readiness = { object = \"camera\" }", "comes with the registry"),
+        ("readiness = { object = \"ca mera\" }", "not an object's name"),
+        ("on-demand = {}", "objects"),
+        ("on-demand = { objects = [] }", "write 1 to 64"),
+        ("on-demand = { objects = [\"a//b\"] }", "not an object's name"),
+        ("on-demand = { objects = [\"a\"], idle = \"3s\" }", "idle-timeout"),
+        ("autostart = true\non-demand = { objects = [\"a\"] }", "leave one of the two out"),
         (
             "readiness = { fd = 3 }\nsockets = [{ listen = \"tcp:127.0.0.1:1\" }]",
             "choose one from 4 to 255",
