@@ -61,7 +61,7 @@ impl Load {
     pub(crate) fn until_more(&self, calls: u64) {
         let wanted = self.done() + calls;
         testkit::until("calls are answered", || {
-            let failures = self.shared.failures.lock().unwrap();
+            let failures = self.shared.failures.lock().unwrap().clone();
             assert!(failures.is_empty(), "{failures:?}");
             (self.done() >= wanted).then_some(())
         });

@@ -21,7 +21,7 @@ use protocol::{
 };
 use serde::Serialize;
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{Notify, broadcast, watch},
     time::{Instant, timeout_at},
 };
 
@@ -55,6 +55,8 @@ struct Shared {
     connecting: tokio::sync::Mutex<()>,
     events: broadcast::Sender<Event>,
     made: watch::Sender<u64>,
+    /// A call has ended, for those that met a full queue.
+    released: Notify,
 }
 
 impl Drop for Shared {
@@ -86,6 +88,7 @@ impl Client {
             connecting: tokio::sync::Mutex::default(),
             events,
             made: watch::Sender::new(0),
+            released: Notify::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -133,10 +136,15 @@ impl Client {
             let outcome =
                 timeout_at(subject.until, collected).await.map_err(|_| subject.timeout())?;
             match self.judge(subject, outcome, options.safe_to_repeat) {
-                Verdict::Over(result) => return result,
-                Verdict::Again => {}
+                Verdict::Over(Err(CallError::Refused(busy)))
+                    if options.wait_when_busy && self.may_come_again(&busy, subject).await => {}
+                Verdict::Over(result) => {
+                    // A place has become free: one of those that wait for one may have it.
+                    self.shared.released.notify_one();
+                    return result;
+                }
+                Verdict::Again => subject.pause(&mut backoff).await?,
             }
-            subject.pause(&mut backoff).await?;
         }
     }
 
@@ -341,6 +349,24 @@ impl Client {
                 Ok(served)
             }
         }
+    }
+
+    /// Waits until a call that was refused for a full queue may be made again: until another call has ended, or the time that
+    /// the server named is over. `false` where it wasn't that, or the deadline comes first.
+    async fn may_come_again(&self, refused: &Failure, subject: Subject<'_>) -> bool {
+        if refused.code != Code::Busy || !was_not_started(refused) {
+            return false;
+        }
+        let named = refused.details.as_ref().and_then(|details| details["retry_after_ms"].as_u64());
+        let at = Instant::now() + Duration::from_millis(named.unwrap_or(50).clamp(1, 1_000));
+        if at >= subject.until {
+            return false;
+        }
+        tokio::select! {
+            () = self.shared.released.notified() => {}
+            () = tokio::time::sleep_until(at) => {}
+        }
+        true
     }
 
     /// Whether an answer ends the call, or the call is made again.

@@ -32,6 +32,8 @@ pub struct CallOptions<'a> {
     pub deadline: Duration,
     /// Carrying it out twice does no harm: it is repeated when the connection ended and nobody knows whether it was done.
     pub safe_to_repeat: bool,
+    /// Where the other side's queue is full, the call waits here for its turn, until its deadline; else it fails with `busy` at once.
+    pub wait_when_busy: bool,
     /// Descriptors that go with it, at most 16.
     pub fds: &'a [BorrowedFd<'a>],
     /// What the object must be; checked before anything is sent.
@@ -43,6 +45,7 @@ impl Default for CallOptions<'_> {
         Self {
             deadline: Duration::from_secs(30),
             safe_to_repeat: false,
+            wait_when_busy: true,
             fds: &[],
             wanted: Wanted::default(),
         }

@@ -5,7 +5,7 @@ use std::{os::fd::AsFd as _, sync::Arc, time::Duration};
 use endpoint::{CallError, CallOptions, Client, Code, Description, Options, Settings};
 use serde_json::json;
 
-use crate::{Fixture, SOON, pipe_with, refused};
+use crate::{Fixture, IMPATIENT, SOON, pipe_with, refused};
 
 #[tokio::test]
 async fn many_calls_at_once_get_their_own_answers() {
@@ -168,6 +168,26 @@ async fn without_a_server_the_error_names_the_path_and_the_cure() {
 }
 
 #[tokio::test]
+async fn calls_beyond_the_queue_wait_for_their_turn_and_none_fails() {
+    let fixture =
+        Fixture::with(Settings { queue: 4, calls_per_connection: 6, ..Settings::default() });
+    let client = fixture.client();
+    let calls: Vec<_> = (0..1_000)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                client.call("demo", "count", &(), CallOptions::default()).await.map(drop)
+            })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(fixture.counted.load(std::sync::atomic::Ordering::SeqCst), 1_000);
+    assert!(fixture.server.counters().busy > 0, "they met a full queue");
+}
+
+#[tokio::test]
 async fn a_full_queue_answers_busy_with_the_time_to_wait() {
     let mut fixture =
         Fixture::with(Settings { queue: 4, calls_per_connection: 6, ..Settings::default() });
@@ -175,9 +195,7 @@ async fn a_full_queue_answers_busy_with_the_time_to_wait() {
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let client = client.clone();
-            tokio::spawn(
-                async move { client.call("demo", "park", &(), CallOptions::default()).await },
-            )
+            tokio::spawn(async move { client.call("demo", "park", &(), IMPATIENT).await })
         })
         .collect();
     let mut busy = 0;

@@ -7,7 +7,7 @@ use protocol::objects::GATE;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::{Fixture, SOON, refused, until};
+use crate::{Fixture, IMPATIENT, SOON, refused, until};
 
 /// Longer than a test takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -59,7 +59,8 @@ async fn who_waited_too_long_is_told_when_to_come_again() {
     let hold = Duration::from_millis(30);
     let gate = fixture.server.close_gate(Some("demo"), hold).unwrap();
     let started = Instant::now();
-    let failure = refused(count(&fixture.client()).await.unwrap().unwrap_err());
+    let failure =
+        refused(fixture.client().call("demo", "count", &(), IMPATIENT).await.unwrap_err());
     assert!(started.elapsed() >= hold);
     assert_eq!(failure.code, Code::Busy);
     assert_eq!(failure.details, Some(json!({ "retry_after_ms": 1000, "not_started": true })));

@@ -24,14 +24,23 @@ use std::{
 };
 
 use endpoint::{
-    ArgumentKind, Client, Code, Description, Failure, Incoming, Options, Responder, Serve, Server,
-    Settings,
+    ArgumentKind, CallOptions, Client, Code, Description, Failure, Incoming, Options, Responder,
+    Serve, Server, Settings, Wanted,
 };
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
 /// Longer than any of these tests takes; only a broken one meets it.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// For who wants to hear of a full queue.
+pub(crate) const IMPATIENT: CallOptions<'static> = CallOptions {
+    deadline: SOON,
+    safe_to_repeat: false,
+    wait_when_busy: false,
+    fds: &[],
+    wanted: Wanted { interface: None, version: None, hash: None },
+};
 
 /// An object that does what a test needs.
 pub(crate) struct Demo {

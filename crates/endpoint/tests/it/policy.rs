@@ -17,7 +17,7 @@ use protocol::{
 use serde_json::json;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{DENIED, Fixture, SOON, raw::Raw, refused, until};
+use crate::{DENIED, Fixture, IMPATIENT, SOON, raw::Raw, refused, until};
 
 fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()
@@ -188,9 +188,7 @@ async fn only_so_many_calls_wait_for_the_supervisor() {
     let calls: Vec<_> = (0..6)
         .map(|_| {
             let client = client.clone();
-            let call = async move {
-                client.call("demo", "count", &(), CallOptions::default()).await.map(drop)
-            };
+            let call = async move { client.call("demo", "count", &(), IMPATIENT).await.map(drop) };
             tokio::spawn(call)
         })
         .collect();

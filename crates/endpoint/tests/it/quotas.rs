@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    Fixture, eventually,
+    Fixture, IMPATIENT, eventually,
     raw::{Raw, bytes_of},
     refused,
 };
@@ -25,7 +25,7 @@ fn limited(per_second: u32, burst: u32) -> Settings {
 async fn who_calls_too_fast_is_told_when_to_come_again() {
     let fixture = Fixture::with(limited(20, 5));
     let client = fixture.client();
-    let call = || client.call("demo", "count", &(), CallOptions::default());
+    let call = || client.call("demo", "count", &(), IMPATIENT);
     for _ in 0..5 {
         call().await.unwrap();
     }
