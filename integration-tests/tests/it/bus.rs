@@ -90,7 +90,7 @@ fn a_registry_that_was_killed_knows_every_endpoint_by_its_old_handle_and_tells_o
             .to_vec()
     };
     let before = handles(&device);
-    let mut watcher = Listener::start(&device, &["endpoint.died", "object.*"]);
+    let mut watcher = Listener::start(&device, &["endpoint.died", "object.remove"]);
     for _ in 0..3 {
         let pid = device.until_pid("registry");
         kill(pid, Signal::KILL);

@@ -34,7 +34,6 @@ fn every_daemon_of_the_suite_is_replaced_and_goes_on_where_the_other_left_off() 
     let device = suite(&["camera"]);
     let load = Load::start(&device.run_dir(), "camera");
     load.until_more(1_000);
-    device.ctl_ok(&["publish", "season", r#""winter""#, "--retain"]);
     for name in ["registry", "log"] {
         replace(&device, name);
         load.until_more(1_000);
