@@ -6,6 +6,7 @@
 pub(crate) mod connection;
 mod options;
 mod stream;
+mod window;
 
 use std::{
     os::fd::BorrowedFd,
@@ -21,13 +22,14 @@ use protocol::{
 };
 use serde::Serialize;
 use tokio::{
-    sync::{Notify, broadcast, watch},
+    sync::{broadcast, watch},
     time::{Instant, timeout_at},
 };
 
 use self::connection::{
     Connection, End, OpenError, Outcome, Pending, Progress, Question, SendError, WINDOW,
 };
+use self::window::Window;
 pub use self::{
     options::{CallOptions, Event, Options, Received},
     stream::Stream,
@@ -55,8 +57,7 @@ struct Shared {
     connecting: tokio::sync::Mutex<()>,
     events: broadcast::Sender<Event>,
     made: watch::Sender<u64>,
-    /// A call has ended, for those that met a full queue.
-    released: Notify,
+    window: Window,
 }
 
 impl Drop for Shared {
@@ -88,7 +89,7 @@ impl Client {
             connecting: tokio::sync::Mutex::default(),
             events,
             made: watch::Sender::new(0),
-            released: Notify::new(),
+            window: Window::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -130,20 +131,32 @@ impl Client {
     ) -> Result<Received, CallError> {
         let subject = Subject::new(object, method, options.deadline);
         let mut backoff = BACKOFF;
+        let window = &self.shared.window;
+        // What the server said when its queue was full says more than that time is up.
+        let mut busy = None;
         loop {
+            let Ok(place) = timeout_at(subject.until, window.enter()).await else {
+                return Err(busy.unwrap_or_else(|| subject.timeout()));
+            };
             let mut pending = self.begin(subject, args, &options).await?;
             let collected = collect(&mut pending, self.shared.options.result_max);
             let outcome =
                 timeout_at(subject.until, collected).await.map_err(|_| subject.timeout())?;
             match self.judge(subject, outcome, options.safe_to_repeat) {
-                Verdict::Over(Err(CallError::Refused(busy)))
-                    if options.wait_when_busy && self.may_come_again(&busy, subject).await => {}
+                Verdict::Over(Err(CallError::Refused(failure)))
+                    if options.wait_when_busy && asks_for_patience(&failure) =>
+                {
+                    window.refused(place);
+                    busy = Some(CallError::Refused(failure));
+                }
                 Verdict::Over(result) => {
-                    // A place has become free: one of those that wait for one may have it.
-                    self.shared.released.notify_one();
+                    window.ended(place);
                     return result;
                 }
-                Verdict::Again => subject.pause(&mut backoff).await?,
+                Verdict::Again => {
+                    window.ended(place);
+                    subject.pause(&mut backoff).await?;
+                }
             }
         }
     }
@@ -351,24 +364,6 @@ impl Client {
         }
     }
 
-    /// Waits until a call that was refused for a full queue may be made again: until another call has ended, or the time that
-    /// the server named is over. `false` where it wasn't that, or the deadline comes first.
-    async fn may_come_again(&self, refused: &Failure, subject: Subject<'_>) -> bool {
-        if refused.code != Code::Busy || !was_not_started(refused) {
-            return false;
-        }
-        let named = refused.details.as_ref().and_then(|details| details["retry_after_ms"].as_u64());
-        let at = Instant::now() + Duration::from_millis(named.unwrap_or(50).clamp(1, 1_000));
-        if at >= subject.until {
-            return false;
-        }
-        tokio::select! {
-            () = self.shared.released.notified() => {}
-            () = tokio::time::sleep_until(at) => {}
-        }
-        true
-    }
-
     /// Whether an answer ends the call, or the call is made again.
     fn judge(&self, subject: Subject<'_>, outcome: Collected, safe: bool) -> Verdict {
         let lost = |reason| CallError::Lost {
@@ -439,6 +434,11 @@ pub(crate) enum Collected {
 }
 
 /// Says that a call was not begun, so that whoever gets this may repeat it.
+/// The server has no room for this call at the moment, and has not begun it.
+fn asks_for_patience(failure: &Failure) -> bool {
+    failure.code == Code::Busy && was_not_started(failure)
+}
+
 fn not_started(failure: Failure) -> Failure {
     failure.with_details(serde_json::json!({ "not_started": true }))
 }
