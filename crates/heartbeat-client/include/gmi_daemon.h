@@ -55,7 +55,7 @@ typedef long long_t;
 // A pointer is null, the structure's size is unknown, a port or an address is none.
 #define GMI_E_ARG -1
 
-// Init comes first, then Register, then Report; or the handle was closed.
+// Init comes first, then Register, then Report.
 #define GMI_E_STATE -2
 
 // The system refused something: errno has why.
@@ -67,7 +67,7 @@ typedef long long_t;
 // The broker does not want this application, or the inherited key is another one's.
 #define GMI_E_REFUSED -5
 
-// The session was closed, and can't be made again.
+// The handle was closed, or never was one.
 #define GMI_E_CLOSED -6
 
 // The process forked since Init: the child must call Init itself.

@@ -82,8 +82,8 @@ impl Client {
         })
     }
 
-    /// Waits until the broker has said yes, at most [`Settings::timeout`]. Once that is done, a session that ends is made
-    /// anew by the calls that follow.
+    /// Waits until the broker has said yes, at most [`Settings::timeout`]; it is asked again where it may not have heard of
+    /// this start yet. Once that is done, a session that ends is made anew by the calls that follow.
     ///
     /// # Errors
     /// [`Error::Refused`] with the broker's reason, [`Error::Timeout`] where it says nothing.
@@ -96,7 +96,7 @@ impl Client {
             self.session = None;
         }
         let until = started + self.settings.timeout;
-        self.run_until(until, |session| session.is_registered() || session.refused().is_some())?;
+        self.run_until(until, Session::is_settled)?;
         match self.session.as_ref() {
             Some(session) if session.is_registered() => Ok(()),
             session => Err(match session.and_then(Session::refused) {

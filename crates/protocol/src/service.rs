@@ -124,6 +124,7 @@ pub fn description() -> Description {
         .event("service.respawn")
         .event("service.fail")
         .event("service.stop")
+        .event("service.missed")
         .event("service.late")
         .event("service.unkillable")
         .event("service.critical")

@@ -9,6 +9,7 @@ mod definition;
 mod error;
 mod events;
 mod format;
+mod heartbeat;
 mod lines;
 mod logs;
 mod monitor;
@@ -35,7 +36,7 @@ use clap::Parser as _;
 
 use crate::{
     bus::Bus,
-    cli::{Cli, Command, DaemonCommand, Shell},
+    cli::{Cli, Command, DaemonCommand, HeartbeatCommand, Shell},
     error::Error,
     output::Output,
 };
@@ -92,6 +93,9 @@ async fn run(Cli { common, command }: Cli) -> Result<(), Error> {
         Command::Publish(given) => events::publish(&Bus::new(&common)?, out, &given).await,
         Command::Monitor(given) => monitor::monitor(&Bus::new(&common)?, out, &given).await,
         Command::Registry(command) => registry::run(&Bus::new(&common)?, out, command).await,
+        Command::Heartbeat(HeartbeatCommand::List) => {
+            heartbeat::list(&Bus::new(&common)?, out).await
+        }
         Command::Log(given) => logs::log(&common, out, &given).await,
         Command::LogLevel(given) => logs::level(&Bus::new(&common)?, out, &given).await,
         #[cfg(feature = "top")]

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     bus::{Bus, How},
     error::{Error, Exit},
+    heartbeat,
     output::Output,
     process,
     table::{Cell, Paint, Table, clean},
@@ -57,10 +58,12 @@ pub(crate) async fn status(bus: &Bus, out: Output, name: Option<&str>) -> Result
     if let Some(name) = name.filter(|name| !services.contains_key(*name)) {
         return Err(unknown_service(name, &services, &report));
     }
+    let reporting = heartbeat::states(bus, &services).await;
     let rows: Vec<Row> = services
         .iter()
         .filter(|(service, _)| name.is_none_or(|name| name == *service))
         .flat_map(|(service, listed)| rows(service, listed))
+        .map(|row| reported(row, &reporting))
         .map(measured)
         .collect();
     if out.json {
@@ -133,6 +136,19 @@ fn note(state: &str, listed: &Value) -> String {
         "starting" if !text("status").is_empty() => text("status").to_owned(),
         _ => text("last_exit").to_owned(),
     }
+}
+
+/// Adds what the heartbeat broker knows, where the supervisor knows no more than that somebody watches.
+fn reported(mut row: Row, reporting: &heartbeat::States) -> Row {
+    if row.health == "watched"
+        && let Some(state) = row
+            .instance
+            .as_ref()
+            .and_then(|instance| reporting.get(&(row.service.clone(), instance.clone())))
+    {
+        row.health.clone_from(state);
+    }
+    row
 }
 
 /// Adds what /proc knows.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use protocol::name::Name;
 use serde_json::{Map, Value, json};
 
-use crate::settings::{Instance, Process, Reload, Respawn, Service, Source, units};
+use crate::settings::{Heartbeat, Instance, Process, Reload, Respawn, Service, Source, units};
 
 /// What an instance is doing, as far as `list` tells it. The machine's snapshot is turned into this.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -29,7 +29,7 @@ pub(crate) struct InstanceView {
     pub(crate) last_exit: String,
     /// What the service says of itself (sd_notify STATUS).
     pub(crate) status_text: String,
-    /// `ok`, `late`, `missed`, `suspended` ...; empty if nobody watches.
+    /// `ok`, `watched` (the heartbeat broker knows more), `missed`, `suspended`; empty if nobody watches.
     pub(crate) health: &'static str,
     /// What the service said of its last failure (sd_notify ERRNO); 0 if nothing.
     pub(crate) errno: i32,
@@ -39,6 +39,10 @@ pub(crate) struct InstanceView {
     pub(crate) times: [Option<u64>; 3],
     /// `service watchdog`: mode and seconds, where a caller has set them; else the definition's.
     pub(crate) watchdog: Option<(u32, u32)>,
+    /// The same in milliseconds, whoever asked for it, and the time since the last `WATCHDOG=1`.
+    pub(crate) watched: Option<(u64, Option<u64>)>,
+    /// How often it missed its watchdog or its heartbeats.
+    pub(crate) missed: u32,
 }
 
 /// One service with the views of its instances; a view without definition is an instance that is being stopped for good.
@@ -125,6 +129,7 @@ fn instance(definition: Option<&Instance>, view: &InstanceView, verbose: bool) -
     if view.errno != 0 {
         put(&mut out, "errno", view.errno);
     }
+    signs_of_life(&mut out, definition, view);
     let times = ["wanted", "spawned", "ready"].into_iter().zip(view.times);
     let times = times.filter_map(|(key, time)| Some((key.to_owned(), time?.into())));
     let times: Map<String, Value> = times.collect();
@@ -132,6 +137,32 @@ fn instance(definition: Option<&Instance>, view: &InstanceView, verbose: bool) -
         put(&mut out, "times_ms", times);
     }
     Value::Object(out)
+}
+
+/// By which signs of life it is watched, and how often they were missing.
+fn signs_of_life(out: &mut Map<String, Value>, definition: Option<&Instance>, view: &InstanceView) {
+    if let Some((definition, app_id)) =
+        definition.and_then(|definition| Some((definition, definition.process.app_id?)))
+    {
+        let Heartbeat { period, misses, on_miss, .. } = &definition.policy.heartbeat;
+        let period_ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
+        let heartbeat = json!({
+            "app_id": app_id, "period_ms": period_ms, "misses": misses, "on_miss": on_miss.word(),
+        });
+        put(out, "heartbeat", heartbeat);
+    }
+    if let Some((period_ms, age_ms)) = view.watched {
+        let on_miss = definition.map(|definition| definition.policy.watchdog_miss);
+        let mut watched = json!({ "period_ms": period_ms });
+        if let Some(age_ms) = age_ms {
+            watched["age_ms"] = age_ms.into();
+        }
+        watched["on_miss"] = on_miss.unwrap_or_default().word().into();
+        put(out, "watched", watched);
+    }
+    if view.missed > 0 {
+        put(out, "missed", view.missed);
+    }
 }
 
 fn exit_code(out: &mut Map<String, Value>, view: &InstanceView) {
@@ -275,7 +306,8 @@ fn validation(given: &Value) -> Option<Value> {
     Some(json!({ "package": package, "type": kind, "rules": rules }))
 }
 
-fn source(source: &Source) -> String {
+/// Where a definition stands, for a person.
+pub(crate) fn source(source: &Source) -> String {
     match source {
         Source::BuiltIn => "built-in".to_owned(),
         Source::File(path) => path.display().to_string(),

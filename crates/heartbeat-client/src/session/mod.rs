@@ -110,6 +110,19 @@ impl Session {
         self.refused
     }
 
+    /// The broker has said yes, or a no that it would only say again. Of a new start it hears from the supervisor, which
+    /// doesn't wait for it: until then it knows nothing of the application, or only its last start.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.is_registered()
+            || match self.refused {
+                None
+                | Some(
+                    ResultCode::UnknownApplication | ResultCode::WrongGeneration | ResultCode::Busy,
+                ) => false,
+                Some(ResultCode::Ok | ResultCode::BadTag | ResultCode::Limit) => true,
+            }
+    }
+
     pub(crate) fn granted(&self) -> Option<Granted> {
         self.granted
     }

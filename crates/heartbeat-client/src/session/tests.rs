@@ -263,6 +263,26 @@ fn a_refusal_is_kept_and_asked_about_again_later() {
 }
 
 #[test]
+fn a_broker_that_has_not_heard_of_this_start_yet_is_asked_until_it_has() {
+    for answer in [ResultCode::UnknownApplication, ResultCode::WrongGeneration, ResultCode::Busy] {
+        let mut world = World::new();
+        world.broker().answer = answer;
+        world.advance(Duration::from_millis(100));
+        assert_eq!((world.session.is_settled(), world.session.refused()), (false, Some(answer)));
+        world.broker().answer = ResultCode::Ok;
+        // The pauses have not grown long by then.
+        world.advance(Duration::from_millis(200));
+        assert!(world.session.is_settled() && world.session.is_registered(), "{answer:?}");
+    }
+    for answer in [ResultCode::BadTag, ResultCode::Limit] {
+        let mut world = World::new();
+        world.broker().answer = answer;
+        world.advance(Duration::from_millis(50));
+        assert!(world.session.is_settled() && !world.session.is_registered(), "{answer:?}");
+    }
+}
+
+#[test]
 fn a_yes_that_is_not_from_the_keys_holder_is_none() {
     let mut world = World::new();
     world.broker().key = None;

@@ -98,6 +98,9 @@ pub(crate) enum Command {
     /// The registry: who serves what, and who may do what
     #[command(subcommand)]
     Registry(RegistryCommand),
+    /// Who says that he is alive, and how regularly
+    #[command(subcommand)]
+    Heartbeat(HeartbeatCommand),
     /// Print what services, the kernel and syslog said
     Log(Log),
     /// Print or change how much a daemon says
@@ -126,6 +129,12 @@ pub(crate) struct Within {
 pub(crate) enum DaemonCommand {
     /// Replace itself by the binary on disk; nothing supervised notices
     Reexec(Within),
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum HeartbeatCommand {
+    /// All that report heartbeats to the broker, and all that send WATCHDOG=1 to the supervisor
+    List,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

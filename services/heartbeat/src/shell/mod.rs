@@ -38,6 +38,8 @@ const CALLS: usize = 64;
 const ANSWERS: usize = 64;
 /// So many datagrams in a turn are a burst at least.
 const MANY: usize = 64;
+/// Datagrams that one turn takes in: all that a socket's buffer can hold, and a flood can't keep us from the clock.
+const TURN: usize = 4_096;
 /// How long the supervisor may take to hear of a miss, before it is told again.
 const TELL: Duration = Duration::from_secs(5);
 /// Of so many failures to tell it one is logged as a warning.
@@ -99,7 +101,7 @@ impl Shell {
             daemon.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
             daemon.store(name, opened.sockets[*at].as_fd());
         }
-        let transports = Transports::new(opened.sockets, &settings.rules.limits)?;
+        let transports = Transports::new(opened.sockets, &settings.rules)?;
         address::publish(&folder, &transports.addresses())
             .with_context(|| format!("write {}", folder.join("addr").display()))?;
         let mut seed = [0; 16];
@@ -181,17 +183,21 @@ impl Shell {
             self.machine.handle_event(Event::Resumed, now);
         }
         self.machine.wake(now);
+        let mut received = 0;
+        while received < TURN {
+            let machine = &mut self.machine;
+            let tell = |happening: Happening<'_>| machine.handle_event(happening.into(), now);
+            let batch = self.transports.receive(instant, tell);
+            received += batch.count;
+            if !batch.more {
+                break;
+            }
+            self.act(instant);
+            self.transports.transmit();
+        }
         let machine = &mut self.machine;
-        let received = self.transports.receive(instant, |happening| {
-            let event = match happening {
-                Happening::Opened { session, from } => Event::Opened { session, from },
-                Happening::Message { session, octets } => Event::Message { session, octets },
-                Happening::Ended { session, retransmitted } => {
-                    Event::Ended { session, retransmitted }
-                }
-            };
-            machine.handle_event(event, now);
-        });
+        self.transports
+            .handle_timeout(instant, |happening| machine.handle_event(happening.into(), now));
         for Told { app_id, generation, heard } in std::mem::take(&mut self.told) {
             self.machine.handle_event(Event::Told { app_id, generation, heard }, now);
         }
@@ -338,6 +344,16 @@ impl Shell {
     fn next_deadline(&self) -> Option<std::time::Instant> {
         let machine = self.machine.next_deadline().map(clock::instant);
         machine.into_iter().chain(self.transports.next_deadline()).min()
+    }
+}
+
+impl<'a> From<Happening<'a>> for Event<'a> {
+    fn from(happening: Happening<'a>) -> Self {
+        match happening {
+            Happening::Opened { session, from } => Self::Opened { session, from },
+            Happening::Message { session, octets } => Self::Message { session, octets },
+            Happening::Ended { session, retransmitted } => Self::Ended { session, retransmitted },
+        }
     }
 }
 

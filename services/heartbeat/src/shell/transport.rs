@@ -12,13 +12,11 @@ use std::{
 use anyhow::Context as _;
 use rudp::{Config, Endpoint, Handle};
 use serde::Serialize;
-use tokio::io::Interest;
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::batch::{BATCH, Inbox, Outbox};
-use crate::{machine::SessionId, settings::Limits};
+use crate::{machine::SessionId, settings::Rules};
 
-/// Datagrams that one turn takes from one socket: all that its buffer can hold, and a flood can't keep us from the clock.
-const TURN: usize = 4_096;
 /// Connections beside the applications': half-open ones, such as have not registered yet, such as are being closed.
 const STRANGERS: usize = 4_096;
 /// Connections that we closed and whose peers have not said that they know; beyond that, the oldest is forgotten.
@@ -39,15 +37,15 @@ pub(super) struct Transports {
 }
 
 struct Transport {
-    socket: tokio::net::UdpSocket,
-    /// The same socket, for batches.
-    raw: UdpSocket,
+    /// Watched for what comes only: otherwise every peer that takes an acknowledgement off its queue, and so makes room in
+    /// ours, would wake us.
+    socket: AsyncFd<UdpSocket>,
     address: SocketAddr,
     endpoint: Endpoint,
     handles: HashMap<Handle, SessionId>,
     outbox: Outbox,
-    /// The socket takes nothing at the moment.
-    full: bool,
+    /// The socket takes nothing at the moment; watched until it does.
+    full: Option<AsyncFd<UdpSocket>>,
 }
 
 /// What happened on a connection.
@@ -56,6 +54,14 @@ pub(super) enum Happening<'a> {
     Opened { session: SessionId, from: SocketAddr },
     Message { session: SessionId, octets: &'a [u8] },
     Ended { session: SessionId, retransmitted: u64 },
+}
+
+/// How much was taken in.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Received {
+    pub(super) count: usize,
+    /// There may be more.
+    pub(super) more: bool,
 }
 
 /// What came and belonged to no connection, or was lost.
@@ -81,8 +87,8 @@ pub(super) struct Noise {
 }
 
 impl Transports {
-    pub(super) fn new(sockets: Vec<UdpSocket>, limits: &Limits) -> anyhow::Result<Self> {
-        let all = sockets.into_iter().map(|socket| Transport::new(socket, limits));
+    pub(super) fn new(sockets: Vec<UdpSocket>, rules: &Rules) -> anyhow::Result<Self> {
+        let all = sockets.into_iter().map(|socket| Transport::new(socket, rules));
         Ok(Self {
             all: all.collect::<anyhow::Result<_>>()?,
             sessions: HashMap::new(),
@@ -107,56 +113,64 @@ impl Transports {
     pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut ready = Poll::Pending;
         for transport in &self.all {
-            if transport.socket.poll_recv_ready(cx).is_ready()
-                || transport.full && transport.socket.poll_send_ready(cx).is_ready()
-            {
+            let room =
+                transport.full.as_ref().is_some_and(|full| full.poll_write_ready(cx).is_ready());
+            if room || transport.socket.poll_read_ready(cx).is_ready() {
                 ready = Poll::Ready(());
             }
         }
         ready
     }
 
-    /// Takes in all that has come, does what is due, and tells what happened. Answers how many datagrams there were.
-    pub(super) fn receive(&mut self, now: Instant, mut tell: impl FnMut(Happening<'_>)) -> usize {
-        let mut count = 0;
+    /// Takes in a batch of what has come on each socket, and tells what happened. One after another, so that what a batch
+    /// touched is answered while it is still at hand.
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        mut tell: impl FnMut(Happening<'_>),
+    ) -> Received {
+        let mut received = Received::default();
         for at in 0..self.all.len() {
-            count += self.take(at, now);
-            let transport = &mut self.all[at];
-            if transport.endpoint.next_deadline().is_some_and(|deadline| deadline <= now) {
-                transport.endpoint.handle_timeout(now);
-            }
+            let Received { count, more } = self.take(at, now);
+            received.count += count;
+            received.more |= more;
             self.tell(at, &mut tell);
         }
-        count
+        received
     }
 
-    fn take(&mut self, at: usize, now: Instant) -> usize {
-        let Transport { socket, raw, endpoint, .. } = &mut self.all[at];
-        let mut count = 0;
-        while count < TURN {
-            let take = |from, octets: &[u8]| endpoint.handle_datagram(from, octets, now);
-            let empty = match self.inbox.receive(raw, take) {
-                Ok(received) => {
-                    count += received.datagrams;
-                    self.oversized += received.oversized;
-                    received.datagrams < BATCH
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
-                // An ICMP message about an earlier datagram, a signal: the next call goes on behind it.
-                Err(_) => {
-                    count += 1;
-                    self.errors += 1;
-                    false
-                }
-            };
-            if empty {
-                // So that the runtime waits for the next one. One that has come meanwhile wakes it again.
-                let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                let _ = socket.try_io(Interest::READABLE, nothing);
-                break;
+    /// Does what is due, and tells what happened. To be called when everything that has come was received.
+    pub(super) fn handle_timeout(&mut self, now: Instant, mut tell: impl FnMut(Happening<'_>)) {
+        for at in 0..self.all.len() {
+            let endpoint = &mut self.all[at].endpoint;
+            if endpoint.next_deadline().is_some_and(|deadline| deadline <= now) {
+                endpoint.handle_timeout(now);
+                self.tell(at, &mut tell);
             }
         }
-        count
+    }
+
+    fn take(&mut self, at: usize, now: Instant) -> Received {
+        let Transport { socket, endpoint, .. } = &mut self.all[at];
+        let take = |from, octets: &[u8]| endpoint.handle_datagram(from, octets, now);
+        let (count, more) = match self.inbox.receive(socket.get_ref(), take) {
+            Ok(received) => {
+                self.oversized += received.oversized;
+                (received.datagrams, received.datagrams == BATCH)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, false),
+            // An ICMP message about an earlier datagram, a signal: the next call goes on behind it.
+            Err(_) => {
+                self.errors += 1;
+                (1, true)
+            }
+        };
+        if !more {
+            // So that the runtime waits for the next one. One that has come meanwhile wakes it again.
+            let nothing = |_: &UdpSocket| Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = socket.try_io(Interest::READABLE, nothing);
+        }
+        Received { count, more }
     }
 
     fn tell(&mut self, at: usize, tell: &mut impl FnMut(Happening<'_>)) {
@@ -225,19 +239,19 @@ impl Transports {
 
     /// Sends what there is to be sent, as far as the sockets take it.
     pub(super) fn transmit(&mut self) {
-        for Transport { socket, raw, endpoint, outbox, full, .. } in &mut self.all {
+        for Transport { socket, endpoint, outbox, full, .. } in &mut self.all {
+            *full = None;
             loop {
                 outbox.fill(|octets| endpoint.poll_transmit(octets));
-                *full = false;
                 if outbox.is_empty() {
                     break;
                 }
-                let (sent, refused) = outbox.flush(raw);
+                let (sent, refused) = outbox.flush(socket.get_ref());
                 self.refused += refused;
                 if sent.is_err() {
-                    let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                    let _ = socket.try_io(Interest::WRITABLE, nothing);
-                    *full = true;
+                    // Where it can't be watched the next turn tries again.
+                    let again = socket.get_ref().try_clone();
+                    *full = again.and_then(|again| watched(again, Interest::WRITABLE)).ok();
                     break;
                 }
             }
@@ -277,7 +291,7 @@ impl Transports {
 }
 
 impl Transport {
-    fn new(socket: UdpSocket, limits: &Limits) -> anyhow::Result<Self> {
+    fn new(socket: UdpSocket, rules: &Rules) -> anyhow::Result<Self> {
         let mut seed = [0; 16];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
             .context("draw random octets")?;
@@ -286,20 +300,32 @@ impl Transport {
             half.copy_from_slice(&seed[at..at + 8]);
             u64::from_ne_bytes(half)
         });
-        let limits =
-            rudp::Limits { connections: limits.applications + STRANGERS, ..Default::default() };
+        let plain = rudp::Limits::default();
+        // After a restart of ours each application that we know needs one within its period; strangers get no more.
+        let resets = u16::try_from(rules.apps.len()).unwrap_or(u16::MAX);
+        let limits = rudp::Limits {
+            connections: rules.limits.applications + STRANGERS,
+            resets_per_second: plain.resets_per_second.max(resets),
+            ..plain
+        };
         let endpoint = Endpoint::new(Config::heartbeat(NULL_MS), limits, [one, other])?;
-        let raw = socket.try_clone().context("duplicate a socket")?;
         Ok(Self {
             address: socket.local_addr().context("ask for a socket's address")?,
-            socket: tokio::net::UdpSocket::from_std(socket).context("watch a socket")?,
-            raw,
+            socket: watched(socket, Interest::READABLE).context("watch a socket")?,
             endpoint,
             handles: HashMap::new(),
             outbox: Outbox::default(),
-            full: false,
+            full: None,
         })
     }
+}
+
+#[expect(
+    deprecated,
+    reason = "what follows it is unsafe, for descriptors that others may close; this owns its socket"
+)]
+fn watched(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
+    AsyncFd::with_interest(socket, interest)
 }
 
 fn figures(endpoint: &Endpoint, handle: Handle) -> Option<(Option<Duration>, u64)> {

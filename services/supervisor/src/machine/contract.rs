@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use protocol::{
     failure::Failure,
+    heartbeat::Missed,
     keeper::{Disposition, ShutdownKind, SlotState},
     name::Name,
 };
@@ -28,6 +29,8 @@ pub(crate) enum Event {
     Pressure { slot: u32, starved: bool },
     /// The reload command ended.
     ReloadDone { slot: u32, generation: u32, ok: bool },
+    /// The heartbeat broker says that an application missed its deadline.
+    Missed(Missed),
     /// A caller asks; answered by [`Action::Reply`] with the same number.
     Request { id: u64, request: Request },
     /// The definition files were read (again): `services` replaces everything whose source isn't a message.
@@ -147,6 +150,17 @@ pub(crate) enum Action {
         generation: u32,
         signal: i32,
         tree: bool,
+    },
+    /// The terms of its heartbeats changed as it runs: tell the broker.
+    Expect {
+        slot: u32,
+        service: Arc<Service>,
+        instance: Name,
+    },
+    /// This generation and older ones won't report any more, and that is as it should be. Comes for every instance.
+    Unexpect {
+        slot: u32,
+        generation: u32,
     },
     /// Close and unlink what the slot held (sockets, notify socket, pipes), and free it in the keeper.
     Forget {

@@ -210,11 +210,17 @@ impl Supervisor {
             || old.errors != new.errors;
         let changed = restart || old != *new;
         let startable = new.errors.is_empty();
+        let retimed = old.policy.heartbeat != new.policy.heartbeat;
         let revived = std::mem::take(&mut life.leaving);
         if changed {
             life.defined = false;
         }
-        if life.running() && !matches!(life.state, State::Stopping { .. }) {
+        let stopping = matches!(life.state, State::Stopping { .. });
+        if life.running() && !stopping && !restart && retimed {
+            let (service, instance) = (life.service.clone(), life.name.clone());
+            self.actions.push_back(Action::Expect { slot, service, instance });
+        }
+        if life.running() && !stopping {
             match old.policy.reload {
                 Reload::Signal(signal)
                     if restart && startable && !revived && order == Order::Message =>

@@ -15,12 +15,11 @@ use super::{
 };
 
 /// SIGABRT leaves a core dump behind; this long it may take before the whole tree is killed.
-const ABORT_GRACE: Duration = Duration::from_secs(2);
+pub(super) const ABORT_GRACE: Duration = Duration::from_secs(2);
 /// Instances that are told to reload have this long to be ready again.
 pub(super) const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// What SIGKILL has not ended by then hangs in the kernel. As long as the keeper waits for what a main process left.
 const UNKILLABLE_AFTER: Duration = Duration::from_secs(10);
-const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 
 /// What an instance waits for.
@@ -152,7 +151,21 @@ impl Supervisor {
         life.health.rest();
         self.dispose(slot, now);
         self.write_record(slot);
+        if why != Why::Heartbeat {
+            // Its last word is no miss; who was missed already is shown so until it has ended.
+            self.actions.push_back(Action::Unexpect { slot, generation });
+        }
         self.actions.push_back(Action::Signal { slot, generation, signal, tree: false });
+    }
+
+    /// Ends an instance at once: it would not hear a word.
+    pub(super) fn begin_kill(&mut self, slot: u32, why: Why, now: Moment) {
+        let Some(life) = self.lives.get_mut(&slot) else { return };
+        life.state = State::Stopping { why, kill_at: None };
+        life.health.rest();
+        self.dispose(slot, now);
+        self.write_record(slot);
+        self.kill(slot, now);
     }
 
     /// Kills all of an instance; the end is reported by the keeper as any other.
@@ -223,10 +236,6 @@ impl Supervisor {
             None => self.watchdog_missed(slot, now),
         }
         self.dirty.insert(slot);
-    }
-
-    pub(super) fn watchdog_missed(&mut self, slot: u32, now: Moment) {
-        self.begin_stop(slot, Why::Watchdog, SIGABRT, ABORT_GRACE, now);
     }
 
     /// Nothing runs: forget, rest, or spawn.

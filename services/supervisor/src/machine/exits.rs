@@ -98,6 +98,7 @@ impl Supervisor {
         life.status.clear();
         life.errno = 0;
         life.health.rest();
+        life.missing = false;
         life.state = State::Starting { deadline };
         if new.answered_alone {
             self.happen_respawn(slot, Duration::ZERO);
@@ -163,6 +164,7 @@ impl Supervisor {
             ("exit_code", json!(exit_code(end.exit))),
             ("runtime_ms", json!(u64::try_from(end.runtime.as_millis()).unwrap_or(u64::MAX))),
         ];
+        self.actions.push_back(Action::Unexpect { slot, generation });
         self.happen(slot, "service.exit", &details);
         self.happen(slot, "instance.stop", &[]);
     }
@@ -173,7 +175,7 @@ impl Supervisor {
         let fault = match life.state {
             // Whoever ordered the stop knows what comes next.
             State::Stopping { why: Why::Order, .. } => return,
-            State::Stopping { why: Why::Timeout | Why::Watchdog, .. } => true,
+            State::Stopping { why: Why::Timeout | Why::Watchdog | Why::Heartbeat, .. } => true,
             _ => false,
         };
         if self.candidate_failed(slot) || self.inherits(slot, now) {
@@ -310,6 +312,7 @@ fn reason(life: &Life, end: &End) -> String {
     match (&life.state, end.exit) {
         (State::Stopping { why: Why::Timeout, .. }, _) => "timeout".to_owned(),
         (State::Stopping { why: Why::Watchdog, .. }, _) => "watchdog".to_owned(),
+        (State::Stopping { why: Why::Heartbeat, .. }, _) => "heartbeat".to_owned(),
         (State::Stopping { kill_at: None, .. }, _) if killed => {
             "killed: it did not end on its stop signal in time".to_owned()
         }

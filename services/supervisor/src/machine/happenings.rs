@@ -5,8 +5,13 @@ use std::time::Duration;
 use protocol::keeper::ShutdownKind;
 use serde_json::{Map, Value, json};
 
-use super::{Action, Happening, Supervisor, exits::exit_code, instance::Life};
-use crate::settings::CriticalAction;
+use super::{
+    Action, Happening, Supervisor,
+    exits::exit_code,
+    health::{Miss, Sign},
+    instance::Life,
+};
+use crate::settings::{CriticalAction, OnMiss};
 
 impl Supervisor {
     pub(super) fn happen(&mut self, slot: u32, topic: &'static str, details: &[(&str, Value)]) {
@@ -39,6 +44,21 @@ impl Supervisor {
         let details =
             [("starved", json!(true)), ("excuses", json!(excuses)), ("text", json!(text))];
         self.happen(slot, "service.late", &details);
+    }
+
+    /// It showed no sign of life: what is done about it.
+    pub(super) fn happen_missed(&mut self, slot: u32, miss: &Miss, action: OnMiss) {
+        let age_ms = u64::try_from(miss.age.as_millis()).unwrap_or(u64::MAX);
+        let mut details = vec![("age_ms", json!(age_ms)), ("action", json!(action.word()))];
+        match miss.sign {
+            Sign::Watchdog => details.push(("sign", json!("watchdog"))),
+            Sign::Heartbeat(why) => {
+                details.extend([("sign", json!("heartbeat")), ("missed", json!(why))]);
+            }
+        }
+        let misses = self.lives.get(&slot).map_or(0, |life| life.misses);
+        details.push(("misses", json!(misses)));
+        self.happen(slot, "service.missed", &details);
     }
 
     pub(super) fn happen_respawn(&mut self, slot: u32, delay: Duration) {

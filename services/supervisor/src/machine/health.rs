@@ -1,9 +1,23 @@
-//! Watchdog deadlines: says when an instance has missed one. Suspects itself, and then the machine, before it suspects the
-//! instance.
+//! Signs of life. Watchdog deadlines: says when an instance has missed one, and suspects itself, and then the machine,
+//! before it suspects the instance. And the one decision about an instance that shows no sign of life, whoever noticed it:
+//! this watchdog, or the heartbeat broker, which suspects itself before it says so.
 
 use std::time::Duration;
 
-use protocol::time::Moment;
+use protocol::{
+    heartbeat::{Missed, Reason},
+    keeper::ShutdownKind,
+    time::Moment,
+};
+
+use super::{
+    Action, Supervisor,
+    drive::ABORT_GRACE,
+    instance::{State, Why},
+};
+use crate::settings::OnMiss;
+
+const SIGCONT: i32 = 18;
 
 /// The shortest period that is believed; a shorter one would make the supervisor itself the load.
 const PERIOD_MIN: Duration = Duration::from_millis(10);
@@ -22,6 +36,81 @@ pub(crate) struct Health {
     excuses: u8,
     /// The deadline passed, and the answer whether the machine is starved has not come yet.
     doubted: bool,
+    /// The last sign.
+    heard: Option<Moment>,
+}
+
+/// No sign of life.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Miss {
+    /// What did not come.
+    pub(super) sign: Sign,
+    /// Since the last one.
+    pub(super) age: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Sign {
+    /// `WATCHDOG=1`.
+    Watchdog,
+    Heartbeat(Reason),
+}
+
+impl Supervisor {
+    /// The broker says that an application missed its deadline. What is about another start than the present one is no news.
+    pub(super) fn heartbeat_missed(&mut self, missed: &Missed, now: Moment) {
+        let (app_id, generation) = (missed.app_id, missed.generation);
+        let mut lives = self.lives.values();
+        let meant = lives.find(|life| {
+            life.settings().process.app_id == Some(app_id) && life.seen.generation == generation
+        });
+        let Some(slot) = meant.map(|life| life.slot) else { return };
+        let age = Duration::from_millis(missed.age_ms);
+        self.missed(slot, Miss { sign: Sign::Heartbeat(missed.reason), age }, now);
+    }
+
+    pub(super) fn watchdog_missed(&mut self, slot: u32, now: Moment) {
+        let Some(life) = self.lives.get(&slot) else { return };
+        let age = life.health.age(now).unwrap_or_default();
+        self.missed(slot, Miss { sign: Sign::Watchdog, age }, now);
+    }
+
+    /// Decides about an instance that shows no sign of life.
+    fn missed(&mut self, slot: u32, miss: Miss, now: Moment) {
+        let shutting_down = self.shutdown.is_some();
+        let Some(life) = self.lives.get_mut(&slot) else { return };
+        if shutting_down || !life.running() || matches!(life.state, State::Stopping { .. }) {
+            return;
+        }
+        let policy = &life.settings().policy;
+        let (why, action) = match miss.sign {
+            Sign::Watchdog => (Why::Watchdog, policy.watchdog_miss),
+            Sign::Heartbeat(_) => (Why::Heartbeat, policy.heartbeat.on_miss),
+        };
+        life.misses = life.misses.saturating_add(1);
+        // Of heartbeats that come again only the broker knows, so that nobody could take it back.
+        life.missing = miss.sign == Sign::Watchdog || action != OnMiss::Event;
+        let beside = life.is_beside();
+        self.happen_missed(slot, &miss, action);
+        match action {
+            OnMiss::Event => {}
+            OnMiss::Signal(signal) => self.abort(slot, why, signal, now),
+            // A process that only might take another one's place is no reason for a reboot.
+            OnMiss::Reboot if !beside => self.begin_shutdown(ShutdownKind::Reboot, 1, now),
+            OnMiss::Restart | OnMiss::Reboot => self.begin_kill(slot, why, now),
+        }
+        self.dirty.insert(slot);
+    }
+
+    fn abort(&mut self, slot: u32, why: Why, signal: i32, now: Moment) {
+        self.begin_stop(slot, why, signal, ABORT_GRACE, now);
+        let suspended = self.lives.get(&slot).filter(|life| life.seen.suspended);
+        if let Some(generation) = suspended.map(|life| life.seen.generation) {
+            // Frozen by SIGSTOP it would hear no other signal, and leave no core dump.
+            let signal = SIGCONT;
+            self.actions.push_back(Action::Signal { slot, generation, signal, tree: false });
+        }
+    }
 }
 
 /// What has become of a deadline.
@@ -59,6 +148,7 @@ impl Health {
     /// The instance is alive: the next sign is due in one period.
     pub(crate) fn pet(&mut self, defined: Option<Duration>, now: Moment) {
         self.deadline = self.period(defined).map(|period| now + period);
+        self.heard = Some(now);
         self.extended = false;
         self.excuses = 0;
         self.doubted = false;
@@ -67,9 +157,19 @@ impl Health {
     /// Nothing to watch any more; a period that was asked for counts for the next run too, as procd's does.
     pub(crate) fn rest(&mut self) {
         self.deadline = None;
+        self.heard = None;
         self.extended = false;
         self.excuses = 0;
         self.doubted = false;
+    }
+
+    /// Since the last sign, or since it was ready.
+    pub(crate) fn age(&self, now: Moment) -> Option<Duration> {
+        self.heard.map(|heard| now.since(heard))
+    }
+
+    pub(crate) fn heard(&self) -> Option<Moment> {
+        self.heard
     }
 
     pub(crate) fn deadline(&self) -> Option<Moment> {

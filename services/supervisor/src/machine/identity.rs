@@ -74,6 +74,7 @@ pub(crate) fn fingerprint(process: &Process) -> u64 {
     key("fd-store", &mut Some(p.fd_store).filter(|count| *count > 0).iter().map(u32::to_string));
     key("oneshot", &mut flag(p.oneshot));
     key("watchdog", &mut p.watchdog.iter().map(|period| period.as_millis().to_string()));
+    key("app-id", &mut p.app_id.iter().map(i32::to_string));
     key("stdout", &mut flag(p.stdout));
     key("stderr", &mut flag(p.stderr));
     key("pidfile", &mut p.pidfile.iter().map(|path| path.display().to_string()));

@@ -89,6 +89,8 @@ pub(crate) enum Why {
     Order,
     Timeout,
     Watchdog,
+    /// It missed its heartbeats.
+    Heartbeat,
 }
 
 /// Moments of the present round, for boot analysis.
@@ -156,6 +158,10 @@ pub(crate) struct Life {
     /// The files and devices that the process was made with.
     pub(crate) made_with: u64,
     pub(crate) health: Health,
+    /// How often it missed its watchdog or its heartbeats.
+    pub(crate) misses: u32,
+    /// It has given no sign of life since the last miss.
+    pub(crate) missing: bool,
     /// procd's watchdog mode, once somebody set it.
     pub(crate) watchdog_mode: Option<u32>,
     pub(crate) status: String,
@@ -203,6 +209,8 @@ impl Life {
             made_from: 0,
             made_with: 0,
             health: Health::default(),
+            misses: 0,
+            missing: false,
             watchdog_mode: None,
             status: String::new(),
             errno: 0,
@@ -309,7 +317,7 @@ impl Life {
     fn armed_from(&self) -> Option<Moment> {
         let settings = self.settings();
         let (process, policy) = (&settings.process, &settings.policy);
-        let plain = policy.heartbeat.is_none()
+        let plain = process.app_id.is_none()
             && policy.critical.is_none()
             && !process.oneshot
             && self.health.period(process.watchdog).is_none()
@@ -326,6 +334,8 @@ impl Life {
         let mut disposition = Disposition { main_only: policy.main_only, ..Disposition::default() };
         let to_end = self.again || matches!(self.state, State::Stopping { why: Why::Order, .. });
         let to_end = to_end || self.successor.is_some() || self.is_candidate();
+        // Its next start needs a key, which only we can give it.
+        let to_end = to_end || self.settings().process.app_id.is_some();
         if !goal_up || to_end || self.down_for_good() || policy.respawn == Respawn::Never {
             return disposition;
         }

@@ -128,6 +128,7 @@ impl Supervisor {
             Event::Checked { slot, holds } => self.checked(slot, holds),
             Event::Pressure { slot, starved } => self.pressed(slot, starved, now),
             Event::ReloadDone { slot, generation, ok } => self.reload_done(slot, generation, ok),
+            Event::Missed(missed) => self.heartbeat_missed(&missed, now),
             Event::Request { id, request } => self.requested(id, request, now),
             Event::Definitions { services } => self.redefine(services, now),
             Event::Shutdown { kind } => self.begin_shutdown(kind, 0, now),

@@ -42,12 +42,11 @@ impl Supervisor {
                 life.status = text;
             }
             Notice::Errno(errno) => life.errno = errno,
-            Notice::Watchdog => life.health.pet(defined, now),
-            Notice::WatchdogTrigger => {
-                if !matches!(life.state, State::Stopping { .. }) {
-                    self.watchdog_missed(slot, now);
-                }
+            Notice::Watchdog => {
+                life.missing = false;
+                life.health.pet(defined, now);
             }
+            Notice::WatchdogTrigger => self.watchdog_missed(slot, now),
             Notice::WatchdogPeriod(period) => {
                 life.health.ask(period);
                 life.health.pet(defined, now);

@@ -69,6 +69,9 @@ pub(crate) struct InstanceRecord {
     /// procd's watchdog mode, where somebody has set one.
     #[serde(default)]
     pub(crate) watchdog_mode: Option<u32>,
+    /// How often it missed its watchdog or its heartbeats.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) misses: u32,
     /// What the slot is for its instance, while that is being replaced.
     #[serde(default, skip_serializing_if = "Role::is_only")]
     pub(crate) role: Role,
@@ -78,6 +81,10 @@ pub(crate) struct InstanceRecord {
     /// Only who looked for one of its objects wants it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) on_demand: bool,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl InstanceRecord {
@@ -140,6 +147,7 @@ impl Life {
                 .asked()
                 .map(|period| u64::try_from(period.as_millis()).unwrap_or(u64::MAX)),
             watchdog_mode: self.watchdog_mode,
+            misses: self.misses,
             role: self.role,
             second: self.second,
             on_demand: self.on_demand,
@@ -172,6 +180,7 @@ impl Life {
         self.made_from = record.made_from.unwrap_or(self.made_from);
         self.made_with = record.made_with.unwrap_or(self.made_with);
         self.watchdog_mode = record.watchdog_mode;
+        self.misses = record.misses;
         (self.role, self.second) = (record.role, record.second);
         self.on_demand = record.on_demand;
         self.health = Health::with_period(record.watchdog_ms.map(Duration::from_millis));

@@ -112,6 +112,12 @@ impl Life {
             );
             return refuse(Code::Failed, text);
         }
+        if let Some(app_id) = process.app_id {
+            let text = format!(
+                "two processes can't report heartbeats as application {app_id} at the same time: restart it"
+            );
+            return refuse(Code::Failed, text);
+        }
         if self.successor.is_some() || !self.role.is_only() {
             return refuse(
                 Code::Busy,

@@ -327,6 +327,7 @@ impl Supervisor {
                 life.watchdog_mode = Some(mode);
                 life.health.ask(Duration::from_secs(u64::from(seconds)));
             }
+            life.missing = false;
             life.health.pet(defined, now);
             self.dirty.insert(slot);
         }

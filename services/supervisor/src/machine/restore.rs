@@ -368,7 +368,8 @@ fn stray_service(name: Name, instance: Name) -> Service {
         stop_timeout: std::time::Duration::from_secs(5),
         reload: Reload::None,
         main_only: false,
-        heartbeat: None,
+        heartbeat: settings::Heartbeat::default(),
+        watchdog_miss: settings::OnMiss::default(),
     };
     let settings = settings::Instance {
         process: Process::default(),

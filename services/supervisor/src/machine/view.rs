@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use protocol::{
     keeper::{Exit, SlotState},
     name::Name,
+    time::Moment,
 };
 
 use super::{
@@ -38,6 +39,12 @@ pub(crate) struct InstanceView {
     pub(crate) status: String,
     pub(crate) errno: i32,
     pub(crate) watchdog: Option<Duration>,
+    /// The last `WATCHDOG=1`, or when it was ready.
+    pub(crate) watchdog_heard: Option<Moment>,
+    /// How often it missed its watchdog or its heartbeats.
+    pub(crate) misses: u32,
+    /// It has given no sign of life since the last of them.
+    pub(crate) missing: bool,
     /// procd's watchdog mode, where somebody has set one.
     pub(crate) watchdog_mode: Option<u32>,
     pub(crate) times: Times,
@@ -99,6 +106,9 @@ impl Supervisor {
             status: life.status.clone(),
             errno: life.errno,
             watchdog: life.health.period(life.settings().process.watchdog),
+            watchdog_heard: life.health.heard(),
+            misses: life.misses,
+            missing: life.missing,
             watchdog_mode: life.watchdog_mode,
             times: life.times,
         }

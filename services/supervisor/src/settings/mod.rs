@@ -51,6 +51,14 @@ pub(crate) struct Service {
     pub(crate) ignored: Vec<String>,
 }
 
+impl Service {
+    /// The numbers under which instances report heartbeats.
+    pub(crate) fn applications(&self) -> impl Iterator<Item = (i32, &Name)> {
+        let instances = self.instances.iter();
+        instances.filter_map(|(name, instance)| Some((instance.process.app_id?, name)))
+    }
+}
+
 /// Where a definition comes from.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Source {
@@ -127,6 +135,8 @@ pub(crate) struct Process {
     pub(crate) oneshot: bool,
     /// Asked to pet us this often (sd_notify WATCHDOG=1).
     pub(crate) watchdog: Option<Duration>,
+    /// The AppId of `GMI_DaemonInit`: it reports heartbeats under this number, and inherits a key for that.
+    pub(crate) app_id: Option<i32>,
     /// Kept; otherwise /dev/null.
     pub(crate) stdout: bool,
     pub(crate) stderr: bool,
@@ -232,8 +242,70 @@ pub(crate) struct Policy {
     pub(crate) reload: Reload,
     /// Only the main process is killed (`kill-mode = "main"`).
     pub(crate) main_only: bool,
-    /// Kept for the heartbeat broker's issue; its presence disarms the keeper.
-    pub(crate) heartbeat: Option<Value>,
+    /// The terms of its heartbeats; they count with [`Process::app_id`].
+    pub(crate) heartbeat: Heartbeat,
+    /// What follows when it doesn't send `WATCHDOG=1` in time.
+    pub(crate) watchdog_miss: OnMiss,
+}
+
+/// How heartbeats are watched.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Heartbeat {
+    pub(crate) period: Duration,
+    /// So many periods in a row without a report are a miss.
+    pub(crate) misses: u8,
+    pub(crate) on_miss: OnMiss,
+    /// From the spawn to the registration; `None` is for ever.
+    pub(crate) grace: Option<Duration>,
+    /// A progress counter that stands still so long is a miss; `None`: never.
+    pub(crate) progress: Option<Duration>,
+    /// Judged by its own regularity instead of a fixed deadline.
+    pub(crate) adaptive: bool,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self {
+            period: Duration::from_secs(1),
+            misses: 3,
+            on_miss: OnMiss::Restart,
+            grace: Some(Duration::from_secs(30)),
+            progress: None,
+            adaptive: false,
+        }
+    }
+}
+
+/// What follows when an instance shows no sign of life.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum OnMiss {
+    /// It is told, nothing else.
+    Event,
+    /// This signal, then SIGKILL for the whole tree; a failure.
+    Signal(i32),
+    /// SIGKILL for the whole tree; a failure.
+    Restart,
+    /// Everything is stopped, then the machine is rebooted.
+    Reboot,
+}
+
+impl OnMiss {
+    /// As it is written.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Signal(_) => "signal",
+            Self::Restart => "restart",
+            Self::Reboot => "reboot",
+        }
+    }
+}
+
+impl Default for OnMiss {
+    /// SIGABRT, which leaves a core dump.
+    fn default() -> Self {
+        Self::Signal(rustix::process::Signal::ABORT.as_raw())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

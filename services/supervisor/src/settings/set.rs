@@ -25,6 +25,9 @@ pub(super) fn consistent(services: Vec<Service>, problems: &mut Vec<Problem>) ->
             out = cycle(&set);
         }
         if out.is_empty() {
+            out = applications_taken(&set);
+        }
+        if out.is_empty() {
             break;
         }
         for (name, why) in out {
@@ -122,6 +125,29 @@ fn cycle(set: &BTreeMap<Name, Service>) -> LeftOut {
         path.push(next);
     }
     Vec::new()
+}
+
+/// The broker knows an application by its number alone: the first service by name has it.
+fn applications_taken(set: &BTreeMap<Name, Service>) -> LeftOut {
+    let mut owners: BTreeMap<i32, &Service> = BTreeMap::new();
+    let mut out = LeftOut::new();
+    for service in set.values() {
+        let taken = service.applications().find_map(|(app_id, instance)| {
+            owners.get(&app_id).map(|owner| (app_id, instance, *owner))
+        });
+        match taken {
+            Some((app_id, instance, owner)) => {
+                let text = format!(
+                    "left out: instance {instance} has app-id {app_id}, as one of {} has ({}); give each its own",
+                    owner.name,
+                    origin(owner).display()
+                );
+                out.push((service.name.clone(), text));
+            }
+            None => owners.extend(service.applications().map(|(app_id, _)| (app_id, service))),
+        }
+    }
+    out
 }
 
 /// Two services on one address: the second to start will not get it. Services that exclude each other may share one.
@@ -256,6 +282,18 @@ mod tests {
         let (stay, told) = checked(&[("b", demand), ("a", demand), ("c", "")]);
         assert_eq!(stay, "a b c");
         assert!(told.starts_with("b.toml: on-demand: camera is an object of a already"), "{told}");
+    }
+
+    #[test]
+    fn an_application_number_taken_twice_leaves_out_the_second_service_and_names_both_files() {
+        let heartbeat = "heartbeat = { app-id = 7, period = \"1s\" }";
+        let (stay, told) = checked(&[("b", heartbeat), ("a", heartbeat), ("c", "")]);
+        assert_eq!(stay, "a c");
+        assert!(
+            told.starts_with("b.toml: left out: instance instance1 has app-id 7")
+                && told.contains("(a.toml)"),
+            "{told}"
+        );
     }
 
     #[test]

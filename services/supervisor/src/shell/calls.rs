@@ -4,6 +4,7 @@ use daemon::clock;
 use endpoint::{Incoming, Responder};
 use protocol::{
     failure::{Code, Failure},
+    heartbeat::Missed,
     keeper::{Request as Order, ShutdownKind},
     service, system,
 };
@@ -38,6 +39,7 @@ impl Shell {
                 let data = call.parse().map(|args: service::GetData| self.get_data(&args));
                 call.responder.finish(data);
             }
+            "missed" => self.missed_call(call),
             "pipes" => self.pipes_call(call),
             "ring" => self.ring_call(call),
             "identify" => self.identify(call),
@@ -55,6 +57,15 @@ impl Shell {
                 Err(failure) => call.responder.fail(failure),
             },
         }
+    }
+
+    /// The broker says that an application missed its deadline. What is no news is answered as well: it need not be told again.
+    fn missed_call(&mut self, call: Incoming) {
+        let taken = call.parse().map(|missed: Missed| {
+            self.machine.handle_event(Event::Missed(missed), clock::now());
+            Value::Null
+        });
+        call.responder.finish(taken);
     }
 
     /// Which service to start for an object.

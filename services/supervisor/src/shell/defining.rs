@@ -15,8 +15,9 @@ use super::{
     merge::{How, Message},
 };
 use crate::{
+    listing,
     machine::Request,
-    settings::{Source, files, toml::FILE_MAX},
+    settings::{Service, Source, files, toml::FILE_MAX},
 };
 
 impl Shell {
@@ -28,6 +29,7 @@ impl Shell {
             let earlier = self.earlier(&name);
             let merged = message.onto(earlier.as_ref(), how)?;
             let service = merged.read(&name, &self.definitions)?;
+            self.check_applications(&service)?;
             Ok((name, merged, service, named))
         });
         match defined {
@@ -53,6 +55,24 @@ impl Shell {
             }
             Err(failure) => call.responder.fail(failure),
         }
+    }
+
+    /// The broker knows an application by its number alone.
+    fn check_applications(&self, service: &Service) -> Result<(), Failure> {
+        for (app_id, instance) in service.applications() {
+            let others = self.machine.definitions().filter(|other| other.name != service.name);
+            let taken = |other: &&Arc<Service>| other.applications().any(|(its, _)| its == app_id);
+            if let Some(owner) = others.into_iter().find(taken) {
+                let text = format!(
+                    "service {} instance {instance}: app-id {app_id} is one of service {} ({}): give each its own",
+                    service.name,
+                    owner.name,
+                    listing::source(&owner.source)
+                );
+                return Err(Failure::new(Code::InvalidArgument, text));
+            }
+        }
+        Ok(())
     }
 
     /// Journals a definition, and says how to answer when the machine has decided about it.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, path::Path};
 use anyhow::Context as _;
 use daemon::places::Places;
 use protocol::{
-    keeper::plan::{ExecSettings, Executor},
+    keeper::plan::{ExecSettings, Executor, SOCKETS_FD},
     name::Name,
 };
 
@@ -23,7 +23,12 @@ const PRIVATE: &[&str] = &[
     "LISTEN_PID",
     "LISTEN_PIDFDID",
     "LISTEN_FDNAMES",
+    KEY_FD,
+    SERVER_PORT,
 ];
+/// Where a heartbeat application reads its key, and the broker's port.
+pub(super) const KEY_FD: &str = "GMI_KEY_FD";
+const SERVER_PORT: &str = "GMI_SERVER_PORT";
 /// Which of the instance's two seats a process has; only `service replace` uses both.
 const SEAT: &str = "VESTAL_SEAT";
 /// The process takes the place of a running one: `daemon::Context::take_over` waits for that to end.
@@ -43,6 +48,7 @@ pub(crate) fn of_instance(
     process: &Process,
     notify: Option<&Path>,
     socket_names: Vec<String>,
+    broker_port: Option<u16>,
 ) -> anyhow::Result<Vec<(String, String)>> {
     let mut env: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -77,6 +83,12 @@ pub(crate) fn of_instance(
     }
     if let Some(period) = process.watchdog {
         put("WATCHDOG_USEC", period.as_micros().to_string());
+    }
+    if let Some(port) = broker_port {
+        // The key is behind the sockets, and isn't counted as one.
+        let key = socket_names.len() + usize::try_from(SOCKETS_FD).unwrap_or(usize::MAX);
+        put(KEY_FD, key.to_string());
+        put(SERVER_PORT, port.to_string());
     }
     if !socket_names.is_empty() {
         put("LISTEN_FDS", socket_names.len().to_string());

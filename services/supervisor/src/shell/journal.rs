@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use protocol::name::Name;
+use protocol::{heartbeat::Key, name::Name};
 use serde::{Deserialize, Serialize};
 
 use super::merge::Message;
@@ -25,8 +25,8 @@ const COMPACT_ABOVE: u64 = 256 * 1024;
 const ENTRY_MAX: usize = 2 * 1024 * 1024;
 const HEAD: usize = 8;
 
-/// One line of the journal.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// One line of the journal. Never printed: it may hold a key.
+#[derive(Clone, Deserialize, Serialize)]
 enum Entry {
     /// The machine's memory of a slot.
     Machine(Record),
@@ -34,6 +34,16 @@ enum Entry {
     Message { service: Name, message: Message },
     /// The service's message-made definition is gone.
     Deleted { service: Name },
+    /// Under which number and with which key (in hexadecimal digits) a start of the slot reports its heartbeats.
+    Key { slot: u32, generation: u32, app_id: i32, key: String },
+}
+
+/// The secret of one start.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Handed {
+    pub(crate) generation: u32,
+    pub(crate) app_id: i32,
+    pub(crate) key: Key,
 }
 
 /// What is still true: the last record of every slot, the message of every service that has one.
@@ -41,6 +51,8 @@ enum Entry {
 pub(crate) struct Memory {
     pub(crate) slots: BTreeMap<u32, Record>,
     pub(crate) messages: BTreeMap<Name, Message>,
+    /// The last key that every slot got.
+    pub(crate) keys: BTreeMap<u32, Handed>,
 }
 
 /// What every live key's last entry weighs, and the sum, which every append asks for.
@@ -48,6 +60,7 @@ pub(crate) struct Memory {
 struct Weights {
     slots: BTreeMap<u32, usize>,
     messages: BTreeMap<Name, usize>,
+    keys: BTreeMap<u32, usize>,
     sum: u64,
 }
 
@@ -183,6 +196,11 @@ impl Journal {
         self.append(Entry::Deleted { service })
     }
 
+    /// Remembers the key of a slot's next start.
+    pub(crate) fn key(&mut self, slot: u32, handed: Handed) -> io::Result<()> {
+        self.append(key_entry(slot, &handed))
+    }
+
     fn append(&mut self, entry: Entry) -> io::Result<()> {
         let bytes = encode(&entry)?;
         let length = bytes.len();
@@ -218,6 +236,9 @@ impl Journal {
             let entry = Entry::Message { service: service.clone(), message: message.clone() };
             bytes.extend(encode(&entry)?);
         }
+        for (slot, handed) in &self.memory.keys {
+            bytes.extend(encode(&key_entry(*slot, handed))?);
+        }
         let fresh = self.path.with_extension("new");
         let _ = fs::remove_file(&fresh);
         let mut file = open(&fresh)?;
@@ -235,6 +256,9 @@ impl Journal {
                 self.memory.slots.remove(&slot);
                 let old = weights.slots.remove(&slot);
                 weights.changed(old, 0);
+                self.memory.keys.remove(&slot);
+                let old = weights.keys.remove(&slot);
+                weights.changed(old, 0);
             }
             Entry::Machine(Record::Instance(record)) => {
                 let old = weights.slots.insert(record.slot, length);
@@ -251,8 +275,36 @@ impl Journal {
                 weights.changed(old, 0);
                 self.memory.messages.remove(&service);
             }
+            Entry::Key { slot, generation, app_id, key } => {
+                // Another version's: that start can't be spoken for, the next one gets a key again.
+                let Some(key) = key_of_digits(&key) else { return };
+                let old = weights.keys.insert(slot, length);
+                weights.changed(old, length);
+                self.memory.keys.insert(slot, Handed { generation, app_id, key });
+            }
         }
     }
+}
+
+fn key_entry(slot: u32, handed: &Handed) -> Entry {
+    let Handed { generation, app_id, key } = *handed;
+    Entry::Key { slot, generation, app_id, key: digits(&key) }
+}
+
+/// A key as the journal and the broker get it.
+pub(crate) fn digits(key: &Key) -> String {
+    key.0.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+fn key_of_digits(digits: &str) -> Option<Key> {
+    let mut key = [0; 16];
+    if digits.len() != 2 * key.len() || !digits.is_ascii() {
+        return None;
+    }
+    for (octet, pair) in key.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+        *octet = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(Key(key))
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -310,6 +362,26 @@ mod tests {
         Journal::check(&folder).unwrap();
         let journal = Journal::open(&folder).unwrap();
         assert_eq!(journal.memory().messages.values().next(), Some(&message("new").1));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_key_is_remembered_over_restarts_and_compactions_until_its_slot_is_free() {
+        let folder = folder("keys");
+        let mut journal = Journal::open(&folder).unwrap();
+        let handed = |generation| Handed { generation, app_id: -7, key: Key([0xa5; 16]) };
+        journal.key(3, handed(1)).unwrap();
+        journal.key(3, handed(2)).unwrap();
+        journal.compact().unwrap();
+        let mut journal = Journal::open(&folder).unwrap();
+        assert_eq!(journal.memory().keys, [(3, handed(2))].into());
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &fs::metadata(folder.join("journal")).unwrap().permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o600);
+        journal.record(Record::Forgotten { slot: 3 }).unwrap();
+        assert!(Journal::open(&folder).unwrap().memory().keys.is_empty());
+        assert_eq!(journal.weights.sum, 0);
         fs::remove_dir_all(folder).unwrap();
     }
 

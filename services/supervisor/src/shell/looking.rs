@@ -113,15 +113,29 @@ fn seen(view: &InstanceView, now: Moment) -> listing::InstanceView {
         times: [view.times.wanted_at, view.times.spawned_at, view.times.ready_at]
             .map(|time| time.map(|time| time.0 / 1_000_000)),
         health: match (view.slot.suspended, view.watchdog) {
+            _ if view.missing && view.running => "missed",
             (true, _) => "suspended",
             (false, Some(_)) if view.running => "ok",
+            // How it stands the broker knows.
+            (false, None) if view.running && reports(view) => "watched",
             _ => "",
         },
+        missed: view.misses,
+        watched: view.watchdog.map(|period| {
+            let age = view.watchdog_heard.filter(|_| view.running);
+            (milliseconds(period), age.map(|heard| milliseconds(now.since(heard))))
+        }),
         watchdog: view.watchdog.map(|period| {
             let seconds = u32::try_from(period.as_secs()).unwrap_or(u32::MAX);
             (view.watchdog_mode.unwrap_or(0), seconds)
         }),
     }
+}
+
+/// Whether it is to report heartbeats.
+fn reports(view: &InstanceView) -> bool {
+    let definition = view.service.instances.get(&view.instance);
+    definition.is_some_and(|definition| definition.process.app_id.is_some())
 }
 
 fn milliseconds(time: Duration) -> u64 {

@@ -11,8 +11,10 @@ mod definitions;
 mod deposits;
 mod environment;
 mod executable;
+mod heartbeats;
 mod identify;
 mod journal;
+mod keys;
 mod logs;
 mod looking;
 mod merge;
@@ -41,7 +43,7 @@ use std::{
 };
 
 use daemon::{Shutdown, clock};
-use endpoint::{Incoming, Responder};
+use endpoint::{Bus, Incoming, Responder};
 use protocol::{
     failure::Failure,
     keeper::{Outcome, Phase, Report, Request as Order, ShutdownKind, SlotState},
@@ -57,6 +59,7 @@ pub(crate) use self::{
 use self::{
     channel::Received,
     definitions::Definitions,
+    heartbeats::Heartbeats,
     identify::{Identifier, Look, Place},
     journal::Journal,
     merge::Message,
@@ -165,6 +168,7 @@ pub(crate) struct Shell {
     /// Who asks whose a process is, by the number of the question to the keeper. Bounded by the calls that may be open.
     looks: HashMap<u32, Look>,
     identifier: Identifier,
+    bus: Bus,
     membership: Option<Membership>,
     /// Instances that are ready when an object of theirs is registered, by slot.
     awaited: BTreeMap<u32, Awaited>,
@@ -172,6 +176,8 @@ pub(crate) struct Shell {
     pipes: Pipes,
     /// What the log service will ask for.
     parts: Parts,
+    /// What the heartbeat broker is told.
+    heartbeats: Heartbeats,
     journal: Journal,
     definitions: Definitions,
     watchdog: Watchdog,
@@ -278,6 +284,7 @@ impl Shell {
                 prepared.write_pidfile(state.pid);
             }
         }
+        self.workshop.key_taken(&state, &mut self.channel);
         self.pipes_changed(state.slot);
         self.look_at_registry(state.slot, state.phase);
         self.machine.handle_event(Event::Slot(state), clock::now());
@@ -380,9 +387,17 @@ impl Shell {
                 self.states.remove(&slot);
                 self.unprepared.remove(&slot);
                 self.awaited.remove(&slot);
+                self.heartbeats.forget(slot, u32::MAX);
                 self.workshop.forget(slot, &mut self.channel);
             }
-            Action::Release { slot } => self.workshop.release(slot, &mut self.channel),
+            Action::Expect { slot, service, instance } => {
+                self.expect_again(slot, &service, &instance);
+            }
+            Action::Unexpect { slot, generation } => self.heartbeats.forget(slot, generation),
+            Action::Release { slot } => {
+                self.heartbeats.forget(slot, u32::MAX);
+                self.workshop.release(slot, &mut self.channel);
+            }
             Action::Check { slot, service } => {
                 let holds = conditions::check(&service.conditions);
                 self.machine.handle_event(Event::Checked { slot, holds }, clock::now());
@@ -408,7 +423,10 @@ impl Shell {
             // A full disk was said by the journal; what runs is worth more than what is remembered of it.
             Action::Record(record) => drop(self.journal.record(record)),
             Action::Reply { id, result } => self.reply(id, result),
-            Action::Publish(happening) => self.publish(&happening),
+            Action::Publish(happening) => {
+                self.heartbeats.look_at(&happening);
+                self.publish(&happening);
+            }
             Action::Leave { kind, exit_code } => {
                 self.workshop.close();
                 // Only PID 1 may do anything to the machine; elsewhere every kind means: leave.
@@ -429,7 +447,7 @@ impl Shell {
     ) {
         self.unprepared.remove(&slot);
         let name = format!("service {} instance {instance}", service.name);
-        let whose = (service, instance, seat);
+        let whose = (Arc::clone(&service), instance.clone(), seat);
         match self.workshop.define(slot, whose, disposition, &mut self.channel) {
             Ok((sequence, missing)) => {
                 self.pending.insert(sequence, Pending::Define { slot });
@@ -437,6 +455,7 @@ impl Shell {
                 for limit in missing {
                     tracing::warn!("{name}: {limit}");
                 }
+                self.expect_again(slot, &service, &instance);
             }
             Err(error) => {
                 tracing::error!("{name}: {error:#}");
@@ -449,6 +468,12 @@ impl Shell {
 
     fn spawn(&mut self, slot: u32, expected: u32) {
         if let Some(errno) = self.unprepared.get(&slot).copied() {
+            self.machine.handle_event(Event::SpawnRefused { slot, errno }, clock::now());
+            return;
+        }
+        if let Err(error) = self.hand_over_key(slot, expected + 1) {
+            tracing::error!("{}: {error:#}", self.owner(slot));
+            let errno = Errno::AGAIN.raw_os_error();
             self.machine.handle_event(Event::SpawnRefused { slot, errno }, clock::now());
             return;
         }

@@ -27,6 +27,7 @@ use super::{
     cgroup::Cgroups,
     channel::Channel,
     environment::{self, executor},
+    keys,
     logs::{Drain, Stream},
     notify, own_places,
     pipes::Switch,
@@ -149,6 +150,8 @@ impl Workshop {
                 newline: None,
                 sockets: Vec::new(),
                 stored: self.stored_of(slot),
+                broker_port: None,
+                key_of: None,
             },
         };
         if fresh {
@@ -177,21 +180,25 @@ impl Workshop {
         let notify = wants_notify(process).then(|| self.place("notify", slot));
         let names = prepared.sockets.iter().map(|(_, socket)| socket.name.clone());
         let names = names.chain(prepared.stored.iter().map(|(_, name)| name.clone())).collect();
+        prepared.broker_port = process.app_id.map(|_| self.broker_port());
         let environment = environment::of_instance(
             &self.places,
             (&prepared.service.name, &prepared.instance, prepared.seat),
             process,
             notify.as_deref(),
             names,
+            prepared.broker_port,
         )?;
         let told = self.tell_keeper(slot, prepared, process, &environment, channel);
         prepared.environment = if prepared.has_commands() { environment } else { Vec::new() };
+        prepared.environment.retain(|(name, _)| name != environment::KEY_FD);
         told
     }
 
     /// Frees everything of a slot, here and in the keeper.
     pub(crate) fn forget(&mut self, slot: u32, channel: &mut Channel) {
         self.release(slot, channel);
+        self.withdraw_key(slot, channel);
         if let Some(prepared) = self.slots.remove(&slot) {
             prepared.flush_log();
             if let Some(cgroups) = &self.cgroups {
@@ -328,6 +335,7 @@ impl Workshop {
                 .map(|(name, _)| name)
                 .chain(prepared.stored.iter().map(|(name, _)| name))
                 .cloned()
+                .chain(process.app_id.map(|_| keys::deposit(slot)))
                 .collect(),
             ready: match process.readiness.kind {
                 ReadinessKind::Fd(number) => {

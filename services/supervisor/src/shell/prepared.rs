@@ -31,6 +31,10 @@ pub(crate) struct Prepared {
     pub(super) sockets: Vec<(String, Socket)>,
     /// Names of what the service stored (FDSTORE), with the name it gave.
     pub(super) stored: Vec<(String, String)>,
+    /// The broker's port that the plan names.
+    pub(super) broker_port: Option<u16>,
+    /// The generation whose key lies in the keeper.
+    pub(super) key_of: Option<u32>,
 }
 
 impl Prepared {

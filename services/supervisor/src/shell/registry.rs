@@ -4,7 +4,7 @@
 //! The registry is one of our services. Where none is defined nobody is looked for; one that isn't there for the time of the
 //! retry policy is given up, until it is started.
 
-use endpoint::{Bus, Change, Registration, RetryPolicy, State};
+use endpoint::{Change, Registration, RetryPolicy, State};
 use protocol::{keeper::Phase, name::Name};
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -23,7 +23,6 @@ const SOCKET: &str = "supervisor.sock";
 
 /// Our part in the registry, as long as there is one, or may soon be.
 pub(crate) struct Membership {
-    bus: Bus,
     registration: Registration,
     /// Tells the loop that the registry was given up.
     watcher: JoinHandle<()>,
@@ -49,8 +48,7 @@ impl Shell {
             return;
         }
         let run = self.workshop.run_dir().to_owned();
-        let bus = Bus::new(&run, endpoint::Options::default());
-        let registration = bus.register(&self.server, run.join(SOCKET), RetryPolicy::DEFAULT);
+        let registration = self.bus.register(&self.server, run.join(SOCKET), RetryPolicy::DEFAULT);
         let (mut state, inbox) = (registration.state(), self.back.clone());
         let watcher = tokio::spawn(async move {
             if state.wait_for(|state| *state == State::Exhausted).await.is_ok() {
@@ -58,7 +56,7 @@ impl Shell {
                 let _ = inbox.send(Inbound::RegistryGivenUp).await;
             }
         });
-        self.membership = Some(Membership { bus, registration, watcher });
+        self.membership = Some(Membership { registration, watcher });
         for slot in self.awaited.keys().copied().collect::<Vec<_>>() {
             self.watch_for(slot);
         }
@@ -86,8 +84,8 @@ impl Shell {
             true => tracing::debug!("{topic} {data}"),
             false => tracing::info!("{topic} {data}"),
         }
-        if let Some(member) = &self.membership
-            && let Err(failure) = member.bus.publish(topic, data, false)
+        if self.membership.is_some()
+            && let Err(failure) = self.bus.publish(topic, data, false)
         {
             tracing::warn!("{topic} is not published: {failure}");
         }
@@ -95,10 +93,10 @@ impl Shell {
 
     /// Lets what was published go out before we leave, where somebody takes it.
     pub(super) async fn flush_events(&self) {
-        if let Some(Membership { bus, registration, .. }) = &self.membership
+        if let Some(Membership { registration, .. }) = &self.membership
             && matches!(*registration.state().borrow(), State::Registered { .. })
         {
-            bus.flush(super::DRAIN_TIME).await;
+            self.bus.flush(super::DRAIN_TIME).await;
         }
     }
 
@@ -122,8 +120,10 @@ impl Shell {
             self.awaited.remove(&slot);
             return;
         };
-        let Some(member) = &self.membership else { return };
-        let watch = member.bus.watch(object);
+        if self.membership.is_none() {
+            return;
+        }
+        let watch = self.bus.watch(object);
         let (identifier, inbox) = (self.identifier.clone(), self.back.clone());
         prepared.probe = Some(Probe::new(registered(watch, place, identifier, inbox)));
     }

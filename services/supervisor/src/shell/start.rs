@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc, time
 
 use anyhow::{Context as _, bail, ensure};
 use daemon::{Context, clock};
+use endpoint::Bus;
 use protocol::keeper::{Phase, Report, Request as Order, SlotState, VERSION};
 use tokio::sync::mpsc;
 
@@ -12,6 +13,7 @@ use super::{
     cgroup::Cgroups,
     channel::Received,
     definitions::Definitions,
+    heartbeats::Heartbeats,
     identify::Identifier,
     journal::Journal,
     objects::{Forward, Object},
@@ -61,6 +63,8 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
     let machine = remember(&journal, &mut definitions, &handover.slots);
     let identifier = Identifier::new(back.clone());
     let server = serve(daemon, &mut workshop, &mut channel, &back, &identifier)?;
+    let bus = Bus::new(&places.run, endpoint::Options::default());
+    let heartbeats = Heartbeats::start(bus.clone());
     let mut shell = Shell {
         machine,
         channel,
@@ -68,11 +72,13 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
         held: Default::default(),
         looks: Default::default(),
         identifier,
+        bus,
         membership: None,
         awaited: BTreeMap::new(),
         workshop,
         pipes: Default::default(),
         parts: Default::default(),
+        heartbeats,
         journal,
         definitions,
         watchdog: Watchdog::default(),
@@ -95,6 +101,7 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
     shell.begin_draining();
     shell.take_ring();
     shell.join_registry();
+    shell.forget_ended();
     Ok(shell)
 }
 

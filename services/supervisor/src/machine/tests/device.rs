@@ -38,6 +38,8 @@ pub(super) struct Device {
     names: BTreeMap<u32, String>,
     /// What the shell would find when it looks at the machine's pressure.
     pub(super) starved: bool,
+    /// Up to which generation of a slot no heartbeats are expected.
+    pub(super) unexpected: BTreeMap<u32, u32>,
 }
 
 impl Device {
@@ -60,6 +62,7 @@ impl Device {
             cut_after: None,
             names: BTreeMap::new(),
             starved: false,
+            unexpected: BTreeMap::new(),
         };
         device.take_over();
         device.calm();
@@ -163,7 +166,13 @@ impl Device {
             }
             Action::Forget { slot } => {
                 self.log.push(format!("forget {slot}"));
+                self.unexpected.remove(&slot);
                 self.keeper.forget(slot);
+            }
+            Action::Expect { slot, .. } => self.log.push(format!("expect {}", self.names[&slot])),
+            Action::Unexpect { slot, generation } => {
+                let before = self.unexpected.insert(slot, generation).unwrap_or(0);
+                assert!(before <= generation, "slot {slot}: {generation} after {before}");
             }
             Action::Release { slot } => self.log.push(format!("release {}", self.names[&slot])),
             Action::LookAtPressure { slot } => {

@@ -2,6 +2,7 @@
 
 mod device;
 mod full;
+mod heartbeats;
 mod interleavings;
 mod keeper;
 mod on_demand;
@@ -40,7 +41,8 @@ fn instance() -> settings::Instance {
             stop_timeout: 5 * SECOND,
             reload: Reload::None,
             main_only: false,
-            heartbeat: None,
+            heartbeat: settings::Heartbeat::default(),
+            watchdog_miss: settings::OnMiss::default(),
         },
         shown: serde_json::Map::new(),
         errors: Vec::new(),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{attributes::Attributes, watched};
 use crate::settings::{
-    Instance, Policy, Process, Reload, Respawn,
+    Heartbeat, Instance, OnMiss, Policy, Process, Reload, Respawn,
     context::{Context, Identity},
     toml::{PROCD_RESPAWN, STOP_TIMEOUT},
     units,
@@ -218,7 +218,8 @@ fn policy(keys: &mut Attributes<'_, '_>, errors: &mut Vec<String>) -> Policy {
         stop_timeout,
         reload,
         main_only: false,
-        heartbeat: None,
+        heartbeat: Heartbeat::default(),
+        watchdog_miss: OnMiss::default(),
     }
 }
 

@@ -7,6 +7,7 @@ mod serving;
 mod table;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -217,6 +218,9 @@ fn instances(
             }
         }
     }
+    let of_instances: Vec<(Name, Table<'_>)> =
+        tables.iter().map(|(name, table, _)| (name.clone(), table.clone())).collect();
+    watching::refuse_twins(&of_instances);
     let read = |(name, table, data): (Name, Table<'_>, Option<Item<'_>>)| {
         let surroundings = Surroundings::new(&table, context, service, &name, core);
         let mut errors = Vec::new();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     process::Surroundings,
     table::{Item, Table},
+    watching,
 };
 use crate::settings::{
     Critical, CriticalAction, Policy, Reload, Respawn, RespawnWhen,
@@ -27,13 +28,14 @@ pub(super) fn policy(table: &Table<'_>, surroundings: &Surroundings<'_>, oneshot
         stop_timeout: table.parsed("stop-timeout", units::duration).unwrap_or(STOP_TIMEOUT),
         reload: table.get("reload").map(|item| reload(&item, surroundings)).unwrap_or_default(),
         main_only: table.word("kill-mode", &kill_modes).unwrap_or(false),
-        heartbeat: heartbeat(table),
+        heartbeat: watching::heartbeat(table).map(|(_, terms)| terms).unwrap_or_default(),
+        watchdog_miss: watching::watchdog(table).1,
     }
 }
 
 const TERM: i32 = rustix::process::Signal::TERM.as_raw();
 
-fn any_signal(item: &Item<'_>) -> Option<i32> {
+pub(super) fn any_signal(item: &Item<'_>) -> Option<i32> {
     if item.is_integer() {
         return item.integer(1..=i64::from(units::SIGNAL_MAX));
     }
@@ -139,22 +141,4 @@ fn reload(item: &Item<'_>, surroundings: &Surroundings<'_>) -> Reload {
         }
     }
     .unwrap_or_default()
-}
-
-/// Checked for its keys, then kept as given for the heartbeat broker.
-fn heartbeat(table: &Table<'_>) -> Option<serde_json::Value> {
-    let item = table.get("heartbeat")?;
-    let table = item.table()?;
-    table.refuse_others(&["app-id", "period", "misses", "on-miss"], |_| None);
-    for key in ["app-id", "period"] {
-        if table.get(key).is_none() {
-            table.missing(key, "write heartbeat = { app-id = 7, period = \"1s\" }");
-        }
-    }
-    let _: Option<u32> = table.integer("app-id", 0..=i64::from(u32::MAX));
-    let _: Option<Duration> = table.parsed("period", units::duration);
-    let _: Option<u32> = table.integer("misses", 1..=1000);
-    let actions = ["event", "signal", "restart", "reboot"].map(|word| (word, ()));
-    let _: Option<()> = table.word("on-miss", &actions);
-    item.json()
 }

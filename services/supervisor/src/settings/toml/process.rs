@@ -6,14 +6,15 @@ use std::{
 };
 
 use protocol::{
-    keeper::plan::{ARGUMENTS_MAX, VARIABLES_MAX},
+    keeper::plan::{ARGUMENTS_MAX, SOCKETS_MAX, VARIABLES_MAX},
     name::Name,
 };
 use serde_json::Value;
 
 use super::{
-    serving,
+    serving::{self, Inherited},
     table::{Item, Table},
+    watching,
 };
 use crate::settings::{
     CgroupLimits, EnvFile, Process,
@@ -128,6 +129,12 @@ pub(super) fn process(
     }
     let path = |key| table.get(key).and_then(|item| surroundings.path(&item));
     let sockets = serving::sockets(table, surroundings);
+    let app_id = watching::heartbeat(table).map(|(app_id, _)| app_id);
+    let inherited = Inherited { sockets: sockets.len(), key: app_id.is_some() };
+    if let (SOCKETS_MAX.., true, Some(item)) = (sockets.len(), inherited.key, table.get("sockets"))
+    {
+        item.wrong(format!("at most {} sockets are allowed beside a heartbeat", SOCKETS_MAX - 1));
+    }
     let (limits, cgroup) = limits(table);
     let mut process = Process {
         command: command.and_then(|item| surroundings.command(&item)).unwrap_or_default(),
@@ -145,11 +152,12 @@ pub(super) fn process(
         cgroup,
         nice: table.integer("nice", -20..=19),
         oom_score_adj: table.integer("oom-score-adj", -1000..=1000),
-        readiness: serving::readiness(table, surroundings, sockets.len()),
+        readiness: serving::readiness(table, surroundings, inherited),
         sockets,
         fd_store: table.integer("fd-store", 0..=FD_STORE_MAX).unwrap_or(0),
         oneshot: table.boolean("oneshot").unwrap_or(false),
-        watchdog: serving::watchdog(table),
+        watchdog: watching::watchdog(table).0,
+        app_id,
         stdout: table.boolean("stdout").unwrap_or(true),
         stderr: table.boolean("stderr").unwrap_or(true),
         pidfile: path("pidfile"),

@@ -18,6 +18,14 @@ use crate::settings::{Listen, Readiness, ReadinessKind, Socket, UnixKind, units}
 const READINESS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Mode of a Unix socket: its owner and group.
 const SOCKET_MODE: u32 = 0o660;
+/// What takes descriptors from [`SOCKETS_FD`] upward.
+#[derive(Clone, Copy)]
+pub(super) struct Inherited {
+    pub(super) sockets: usize,
+    /// The key of a heartbeat comes after the sockets.
+    pub(super) key: bool,
+}
+
 /// `LISTEN_FDNAMES` (sd_listen_fds(3)).
 const SOCKET_NAME_MAX: usize = 64;
 
@@ -112,7 +120,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 pub(super) fn readiness(
     table: &Table<'_>,
     surroundings: &Surroundings<'_>,
-    sockets: usize,
+    inherited: Inherited,
 ) -> Readiness {
     const KINDS: [&str; 7] = ["exec", "notify", "fd", "tcp", "unix", "command", "object"];
     let Some(item) = table.get("readiness") else { return Readiness::default() };
@@ -121,7 +129,7 @@ pub(super) fn readiness(
     table.refuse_others(&known, |_| None);
     let given: Vec<&str> = KINDS.into_iter().filter(|key| table.get(key).is_some()).collect();
     let kind = match *given {
-        [key] => table.get(key).and_then(|item| kind(key, &item, surroundings, sockets)),
+        [key] => table.get(key).and_then(|item| kind(key, &item, surroundings, inherited)),
         [] => {
             item.wrong(format!("no kind is given; write exactly one of {}", KINDS.join(", ")));
             None
@@ -141,7 +149,7 @@ fn kind(
     key: &str,
     item: &Item<'_>,
     surroundings: &Surroundings<'_>,
-    sockets: usize,
+    inherited: Inherited,
 ) -> Option<ReadinessKind> {
     match key {
         "exec" | "notify" => {
@@ -153,10 +161,16 @@ fn kind(
         }
         "fd" => {
             let fd: u32 = item.integer(i64::from(SOCKETS_FD)..=i64::from(READY_FD_MAX))?;
-            let first_free = SOCKETS_FD + u32::try_from(sockets).unwrap_or(u32::MAX - SOCKETS_FD);
-            if fd < first_free {
+            let Inherited { sockets, key } = inherited;
+            let count = u32::try_from(sockets).unwrap_or(u32::MAX - SOCKETS_FD - 1);
+            let first_free = SOCKETS_FD + count + u32::from(key);
+            if fd < SOCKETS_FD + count {
                 item.wrong(format!(
                     "descriptor {fd} is one of the {sockets} sockets, which begin at {SOCKETS_FD}; choose one from {first_free} to {READY_FD_MAX}"
+                ));
+            } else if fd < first_free {
+                item.wrong(format!(
+                    "descriptor {fd} is the heartbeat's key; choose one from {first_free} to {READY_FD_MAX}"
                 ));
             }
             Some(ReadinessKind::Fd(fd))
@@ -172,10 +186,6 @@ fn kind(
             read.map_err(|why| item.wrong(why)).ok()
         }
     }
-}
-
-pub(super) fn watchdog(table: &Table<'_>) -> Option<Duration> {
-    table.get("watchdog").and_then(|item| optional(&item))
 }
 
 /// The name of an object in the registry.

@@ -175,7 +175,6 @@ fn the_keys_of_the_policy_land_in_their_fields() {
         stop-timeout = "300s"
         kill-mode = "main"
         reload = { signal = "HUP" }
-        heartbeat = { app-id = 7, period = "1s", misses = 3, on-miss = "restart" }
         "#,
     )
     .policy;
@@ -186,12 +185,56 @@ fn the_keys_of_the_policy_land_in_their_fields() {
     assert_eq!((policy.stop_signal, policy.stop_timeout.as_secs()), (2, 300));
     assert!(policy.main_only);
     assert_eq!(policy.reload, Reload::Signal(1));
-    assert_eq!(policy.heartbeat.unwrap()["app-id"], 7);
     assert_eq!(only("respawn = \"never\"").policy.respawn, Respawn::Never);
     let reload = only("reload = { command = [\"/bin/r\", \"${VESTAL_SERVICE}\"] }").policy.reload;
     assert_eq!(reload, Reload::Command(vec!["/bin/r".into(), "camera".into()]));
     let procd = only("respawn = { threshold = \"1h\", retry = 0 }").policy.respawn;
     assert_eq!(procd, Respawn::Procd { threshold: 3600, timeout: 5, retry: 0 });
+}
+
+#[test]
+fn a_heartbeat_has_a_number_and_terms_and_an_instance_need_only_say_its_number() {
+    let plain = only("heartbeat = { app-id = -7, period = \"2s\" }");
+    assert_eq!(plain.process.app_id, Some(-7));
+    let terms = Heartbeat { period: Duration::from_secs(2), ..Heartbeat::default() };
+    assert_eq!(plain.policy.heartbeat, terms);
+    assert_eq!((terms.misses, terms.on_miss), (3, OnMiss::Restart));
+    assert_eq!(only("").process.app_id, None);
+    let full = only(
+        r#"
+        heartbeat = { app-id = 7, period = "1s", misses = 5, on-miss = "signal", signal = "QUIT", grace = "none", progress = "1m", detector = "adaptive" }
+        "#,
+    );
+    let terms = Heartbeat {
+        period: Duration::from_secs(1),
+        misses: 5,
+        on_miss: OnMiss::Signal(3),
+        grace: None,
+        progress: Some(Duration::from_secs(60)),
+        adaptive: true,
+    };
+    assert_eq!(full.policy.heartbeat, terms);
+    let service = service(
+        "command = [\"/x\"]\nheartbeat = { period = \"2s\", misses = 9 }\n[instances.a]\nheartbeat.app-id = 1\n[instances.b.heartbeat]\napp-id = 2\nmisses = 1",
+    );
+    let terms = |text: &str| {
+        let instance = &service.instances[&name(text)];
+        (instance.process.app_id, instance.policy.heartbeat.misses)
+    };
+    assert_eq!((terms("a"), terms("b")), ((Some(1), 9), (Some(2), 1)));
+}
+
+#[test]
+fn a_watchdog_is_a_period_or_a_table_with_what_follows() {
+    let read = |text: &str| {
+        let instance = only(text);
+        (instance.process.watchdog, instance.policy.watchdog_miss)
+    };
+    let period = Some(Duration::from_secs(30));
+    assert_eq!(read("watchdog = \"30s\""), (period, OnMiss::Signal(6)));
+    let table = "watchdog = { period = \"30s\", on-miss = \"reboot\" }";
+    assert_eq!(read(table), (period, OnMiss::Reboot));
+    assert_eq!(read("watchdog = { period = \"none\" }"), (None, OnMiss::Signal(6)));
 }
 
 #[test]
@@ -334,6 +377,24 @@ fn each_mistake_says_what_is_allowed() {
         ("env = { A = 1 }", "env.A: 1 is not allowed here; write a text in quotes"),
         ("critical = { restarts = 4 }", "key \"critical.window\" is missing"),
         ("conditions = { path-exists = \"x\" }", "not an absolute path"),
+        ("heartbeat = { period = \"1s\" }", "key \"app-id\" is missing; write heartbeat = {"),
+        ("heartbeat = { app-id = 7, period = \"1ms\" }", "allowed are 10ms to 3600000ms"),
+        ("heartbeat = { app-id = 2147483648, period = \"1s\" }", "2147483648 is out of range"),
+        ("heartbeat = { app-id = 7, period = \"1s\", misses = 256 }", "allowed are 1 to 255"),
+        (
+            "heartbeat = { app-id = 7, period = \"1s\", signal = \"ABRT\" }",
+            "with on-miss = \"signal\" only",
+        ),
+        ("heartbeat = { app-id = 7, period = \"1s\", grace = \"25h\" }", "longer than a day"),
+        (
+            "readiness = { fd = 3 }\nheartbeat = { app-id = 7, period = \"1s\" }",
+            "descriptor 3 is the heartbeat's key; choose one from 4",
+        ),
+        (
+            "heartbeat = { app-id = 7, period = \"1s\" }\n[instances.a]\n[instances.b]",
+            "app-id 7 is the one of instance a; write heartbeat = { app-id = ... } into [instances.b]",
+        ),
+        ("watchdog = { on-miss = \"restart\" }", "key \"watchdog.period\" is missing"),
         ("heartbeat = { app-id = 7, perod = \"1s\" }", "did you mean \"period\"?"),
         ("limits = { nofiles = 3 }", "did you mean \"nofile\"?"),
         ("limits = { memory = \"1MiB 2MiB\" }", "has one limit"),
