@@ -2,9 +2,18 @@
 
 use std::io;
 
-use tracing::Level;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
-    Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, registry, reload,
+    Layer as _,
+    filter::Targets,
+    fmt::{
+        self, FmtContext,
+        format::{FormatEvent, FormatFields, Writer},
+    },
+    layer::SubscriberExt as _,
+    registry,
+    registry::LookupSpan,
+    reload,
     util::SubscriberInitExt as _,
 };
 
@@ -16,10 +25,41 @@ pub struct LogLevel(reload::Handle<Targets, registry::Registry>);
 pub(crate) fn start(level: Option<&str>, json: bool) -> Result<LogLevel, String> {
     let (filter, handle) = reload::Layer::new(targets(level.unwrap_or("info"))?);
     let lines = fmt::layer().with_writer(io::stderr).with_ansi(false).with_target(false);
-    let lines = if json { lines.json().boxed() } else { lines.boxed() };
+    let supervised = std::env::var_os("VESTAL_SERVICE").is_some();
+    let lines = match (json, supervised) {
+        (true, _) => lines.json().boxed(),
+        (false, true) => lines.event_format(Prioritised).boxed(),
+        (false, false) => lines.boxed(),
+    };
     // Fails only where a test started tracing before us; its choice stands.
     let _ = registry().with(lines.with_filter(filter)).try_init();
     Ok(LogLevel(handle))
+}
+
+/// For the log service, which has the time and wants the priority: `<6>text fields`, as sd-daemon(3).
+struct Prioritised;
+
+impl<S, N> FormatEvent<S, N> for Prioritised
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
 }
 
 impl LogLevel {

@@ -100,6 +100,17 @@ pub fn description() -> Description {
         )
         .method("release", &[NAME], "stop a service that was started on demand", "")
         .method(
+            "missed",
+            &[
+                ("app_id", Kind::Integer, true),
+                ("generation", Kind::Integer, true),
+                ("age_ms", Kind::Integer, true),
+                ("reason", Kind::String, true),
+            ],
+            "the heartbeat broker: an application did not report in time",
+            "",
+        )
+        .method(
             "pipes",
             &[],
             "drain what services print, from now on, as long as it is read",

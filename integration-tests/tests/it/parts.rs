@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Lines, Write as _},
+    io::Write as _,
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -12,10 +12,10 @@ use std::{
     time::Duration,
 };
 
-use endpoint::{Bus, CallError, CallOptions, Options};
+use endpoint::{Bus, CallError, CallOptions, Client, Options};
 use serde_json::{Value, json};
 
-use crate::peers::{LONG, retry_after_ms};
+use crate::peers::{LONG, Said, retry_after_ms};
 
 const PART: &str = "VESTAL_TEST_PART";
 const OBJECT: &str = "VESTAL_TEST_OBJECT";
@@ -25,7 +25,7 @@ const MARK: &str = "part: ";
 /// A part at work. Dropped, it is killed.
 pub(crate) struct Part {
     child: Child,
-    said: Lines<BufReader<ChildStdout>>,
+    said: Said<ChildStdout>,
     input: ChildStdin,
 }
 
@@ -45,7 +45,7 @@ impl Part {
             command.uid(user).gid(user);
         }
         let mut child = command.spawn().unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let said = Said::new(child.stdout.take().unwrap());
         let input = child.stdin.take().unwrap();
         Self { child, said, input }
     }
@@ -62,7 +62,7 @@ impl Part {
     /// What it says next.
     pub(crate) fn next(&mut self) -> Value {
         loop {
-            let line = self.said.next().expect("the part has not ended").unwrap();
+            let line = self.said.next().expect("the part has not ended");
             // The harness writes the name of the test in front, without a line's end.
             if let Some((_, said)) = line.split_once(MARK) {
                 return serde_json::from_str(said).unwrap();
@@ -103,6 +103,7 @@ fn a_part_of_another_test_is_nothing_by_itself() {
             "steady" => steady(&bus, &object).await,
             "calls" => calls(&bus, &object).await,
             "sleepers" => sleepers(&bus, &object).await,
+            "subscriptions" => subscriptions(&bus).await,
             other => panic!("there is no part {other}"),
         }
     });
@@ -125,7 +126,11 @@ async fn flood(bus: Bus, object: &str) {
                         }
                         *left -= 1;
                     }
-                    let options = CallOptions { deadline: LONG, ..CallOptions::default() };
+                    let options = CallOptions {
+                        deadline: LONG,
+                        wait_when_busy: false,
+                        ..CallOptions::default()
+                    };
                     let outcome = match bus.call_bytes(&object, "echo", b"x", options).await {
                         Ok(_) => "done".to_owned(),
                         Err(CallError::Refused(failure)) if retry_after_ms(&failure).is_some() => {
@@ -157,20 +162,21 @@ async fn steady(bus: &Bus, object: &str) {
     say(&json!(failed));
 }
 
-/// Calls without end until one fails, and says so; then waits for a line and begins again.
+/// Calls until one fails, and says so now and then; says the failure's code, waits for a line and begins again.
 async fn calls(bus: &Bus, object: &str) {
     loop {
-        let mut done = 0;
+        let mut done = 0_u32;
         let failure = loop {
             // Below the rate that a stranger has.
             tokio::time::sleep(Duration::from_millis(2)).await;
             let options = CallOptions { deadline: LONG, ..CallOptions::default() };
             match bus.call_bytes(object, "echo", b"x", options).await {
-                Ok(_) if done == 0 => {
+                Ok(_) => {
+                    if done.is_multiple_of(100) {
+                        say(&json!("allowed"));
+                    }
                     done += 1;
-                    say(&json!("allowed"));
                 }
-                Ok(_) => done += 1,
                 Err(CallError::Refused(failure)) => break json!(failure.code),
                 Err(other) => break json!(other.to_string()),
             }
@@ -208,4 +214,23 @@ async fn sleepers(bus: &Bus, object: &str) {
         }
         say(&json!(ends));
     }
+}
+
+/// Subscribes to as many patterns as it is allowed, over as many connections as that takes; says how many, and the refusal.
+async fn subscriptions(bus: &Bus) {
+    let registry = bus.run_dir().join("registry.sock");
+    let mut connections = Vec::new();
+    for connection in 0..200 {
+        let client = Client::new(&registry, Options::default());
+        for pattern in 0..64 {
+            let args = json!({ "patterns": [format!("of.{connection}.{pattern}")] });
+            let options = CallOptions { deadline: LONG, ..CallOptions::default() };
+            let outcome = client.call("registry", "subscribe", &args, options).await;
+            if let Err(error) = outcome {
+                return say(&json!([connection * 64 + pattern, error.to_string()]));
+            }
+        }
+        connections.push(client);
+    }
+    say(&json!([12_800, null]));
 }

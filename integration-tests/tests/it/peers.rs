@@ -2,12 +2,15 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{Read, Write as _},
+    os::fd::AsFd,
     os::unix::{
         fs::PermissionsExt as _,
         net::{UnixListener, UnixStream},
+        process::CommandExt as _,
     },
     path::{Path, PathBuf},
+    process::{Child, ExitStatus, Stdio},
     thread::JoinHandle,
     time::Duration,
 };
@@ -16,7 +19,9 @@ use endpoint::{
     ArgumentKind, Bus, CallError, CallOptions, Client, Code, Description, Incoming, Options,
     Registration, RetryPolicy, Serve, Server, Settings, State,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
+use testkit::Device;
 use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
@@ -76,7 +81,7 @@ impl Background {
             names.iter().for_each(|name| server.add(name, Echo).unwrap());
             server.listen(listener).unwrap();
             let registration = bus.register(&server, socket, RetryPolicy::DEFAULT);
-            Provider { server, registration }
+            Provider { server, bus, registration }
         })
     }
 }
@@ -91,6 +96,7 @@ impl Drop for Background {
 /// An endpoint within the test.
 pub(crate) struct Provider {
     pub(crate) server: Server,
+    pub(crate) bus: Bus,
     pub(crate) registration: Registration,
 }
 
@@ -125,6 +131,89 @@ impl Serve for Echo {
         match &*call.method {
             "echo" => call.responder.reply_bytes(call.args),
             _ => call.responder.reply(&json!({})),
+        }
+    }
+}
+
+/// A program of the suite as our own child. Dropped, it is killed.
+pub(crate) struct Program(Child);
+
+impl Program {
+    pub(crate) fn start(device: &Device, name: &str, args: &[&str], user: Option<u32>) -> Self {
+        let mut command = device.command(name);
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        command.args(args).stdin(Stdio::null()).stderr(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+
+    /// The demo object, on a socket of its own that is for everybody, as the supervisor's are.
+    pub(crate) fn serve(device: &Device, name: &str, socket: &Path, user: Option<u32>) -> Self {
+        // Of a process that was killed.
+        let _ = fs::remove_file(socket);
+        let args = [name, "--socket", socket.to_str().unwrap()];
+        let program = Self::start(device, "vestal-demo-object", &args, user);
+        testkit::until("its socket is there", || {
+            fs::set_permissions(socket, fs::Permissions::from_mode(0o666)).ok()
+        });
+        program
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().unwrap()
+    }
+
+    /// The first line of its log that holds this; waits for it.
+    pub(crate) fn until_said(&mut self, text: &str) -> String {
+        let mut said = Said::new(self.0.stderr.take().unwrap());
+        loop {
+            let line = said.next().expect("it says so before it ends");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Lines that another process says, each of them soon: a test that waits for one that never comes fails.
+pub(crate) struct Said<R> {
+    source: R,
+    bytes: Vec<u8>,
+}
+
+impl<R: Read + AsFd> Said<R> {
+    pub(crate) fn new(source: R) -> Self {
+        Self { source, bytes: Vec::new() }
+    }
+
+    /// The next line; `None` at the end.
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.bytes.drain(..=end).collect();
+                return Some(String::from_utf8(line).unwrap().trim_end().to_owned());
+            }
+            let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
+            let ready = poll(&mut [PollFd::new(&self.source, PollFlags::IN)], Some(&limit));
+            assert_eq!(ready, Ok(1), "nothing more was said: {:?}", self.bytes);
+            let mut piece = [0; 4096];
+            match self.source.read(&mut piece).unwrap() {
+                0 => return None,
+                length => self.bytes.extend_from_slice(&piece[..length]),
+            }
         }
     }
 }
@@ -280,15 +369,19 @@ fn objects_of(welcome: &[u8]) -> Vec<(String, u32, u32)> {
         let name = String::from_utf8(fields.bytes().to_vec()).unwrap();
         let [token, generation] = [(), ()].map(|()| u32::try_from(fields.number()).unwrap());
         fields.bytes();
-        (fields.number(), fields.number());
+        // Version and hash.
+        for _ in 0..2 {
+            fields.number();
+        }
         (name, token, generation)
     };
     (0..count).map(one).collect()
 }
 
-/// Where an object is served, as the registry says.
-pub(crate) fn socket_of(device: &testkit::Device, object: &str) -> PathBuf {
+/// Where an object is served, as the registry says; `None` while nobody does.
+pub(crate) fn socket_of(device: &Device, object: &str) -> Option<PathBuf> {
     let args = json!({ "object": object }).to_string();
-    let found = device.json(&["call", "registry", "lookup", &args]);
-    PathBuf::from(found["socket"].as_str().unwrap())
+    let found = device.ctl(&["--json", "call", "registry", "lookup", &args]);
+    let found: Value = serde_json::from_str(&found.stdout).ok()?;
+    Some(PathBuf::from(found["socket"].as_str()?))
 }

@@ -43,7 +43,6 @@ impl Publisher {
         let mut backoff = Backoff::new(&self.place);
         while let Some(line) = self.line(&mut backoff).await {
             let began = Instant::now();
-            self.outgoing.resend_retained();
             let mut way = self.way.clone();
             let there = tokio::select! {
                 () = self.send_all(&line, &mut left) => true,
@@ -53,6 +52,8 @@ impl Publisher {
             if !there {
                 return;
             }
+            // The next registry knows none of it; this is also what a line of our own is opened for.
+            self.outgoing.resend_retained();
             if let Some(queued) = left.take() {
                 left = self.outgoing.is_current(&queued).then_some(queued);
             }

@@ -226,6 +226,7 @@ impl Task {
                         "no registry: is it running, and is this its run directory?"
                     );
                     self.state.send_replace(State::Exhausted);
+                    return waiting.pause(REST).await;
                 }
                 woken
             }

@@ -30,7 +30,7 @@ impl Audit {
     pub(super) fn denied(&self, caller: Caller, object: &str, method: &str, rule: &str) {
         if let Some(suppressed) = self.admit(Instant::now()) {
             let Caller { pid, uid, .. } = caller;
-            tracing::warn!(target: "audit", pid, uid, object, method, rule, suppressed, "denied");
+            tracing::warn!(target: "audit", pid, uid, object, method, rule, suppressed, "audit: denied");
         }
     }
 

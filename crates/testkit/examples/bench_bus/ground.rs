@@ -104,9 +104,13 @@ pub(crate) fn is_root() -> bool {
     root
 }
 
+/// Where a run directory may lie: on the machine's disk, or in memory as a device's `/run` does.
+pub(crate) const DISK: &str = "/tmp";
+pub(crate) const MEMORY: &str = "/dev/shm";
+
 /// A folder that any user may look into.
-pub(crate) fn scratch() -> anyhow::Result<TempDir> {
-    let folder = tempfile::Builder::new().prefix("vb").tempdir_in("/tmp")?;
+pub(crate) fn scratch(place: &str) -> anyhow::Result<TempDir> {
+    let folder = tempfile::Builder::new().prefix("vb").tempdir_in(place)?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     Ok(folder)
 }
@@ -165,7 +169,11 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) async fn start(ground: &Ground) -> anyhow::Result<Self> {
-        let folder = scratch()?;
+        Self::start_at(ground, DISK).await
+    }
+
+    pub(crate) async fn start_at(ground: &Ground, place: &str) -> anyhow::Result<Self> {
+        let folder = scratch(place)?;
         let (run, etc) = (folder.path().join("run"), folder.path().join("etc"));
         fs::create_dir_all(&run)?;
         fs::create_dir_all(etc.join("policy.d"))?;

@@ -104,7 +104,7 @@ impl Peers<'_> {
             "lookup",
             "call to a known socket",
             "call by name, known from before",
-            "first call by name of a process: connect, look up, connect, call",
+            "first call of a process by name: two connections, a lookup (CPU: the registry's)",
         ];
         for (what, rounds) in rows.into_iter().zip(&rounds) {
             let figures = rounds.medians();

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Write as _},
-    os::unix::net::UnixListener,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -113,5 +113,7 @@ fn listener(daemon: &mut daemon::Context, name: &str) -> anyhow::Result<(UnixLis
         _ => {}
     }
     let listener = UnixListener::bind(&path).with_context(|| format!("bind {}", path.display()))?;
+    // Everybody may connect, the registry too; what each may do is judged for each call.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
     Ok((listener, path))
 }

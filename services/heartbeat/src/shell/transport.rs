@@ -19,6 +19,9 @@ use crate::{machine::SessionId, settings::Rules};
 
 /// Connections beside the applications': half-open ones, such as have not registered yet, such as are being closed.
 const STRANGERS: usize = 4_096;
+/// RSTs a second for each application that the file names: after a restart of ours it needs one within its period, and its
+/// acknowledgement of that, like all that it repeated meanwhile, draws another. Strangers get no more than are left of them.
+const RESETS_EACH: usize = 4;
 /// Connections that we closed and whose peers have not said that they know; beyond that, the oldest is forgotten.
 const CLOSING_MAX: usize = 1_024;
 /// Ours matters only where we open a connection, which a broker never does; what a peer proposes is granted.
@@ -301,8 +304,7 @@ impl Transport {
             u64::from_ne_bytes(half)
         });
         let plain = rudp::Limits::default();
-        // After a restart of ours each application that we know needs one within its period; strangers get no more.
-        let resets = u16::try_from(rules.apps.len()).unwrap_or(u16::MAX);
+        let resets = u16::try_from(rules.apps.len() * RESETS_EACH).unwrap_or(u16::MAX);
         let limits = rudp::Limits {
             connections: rules.limits.applications + STRANGERS,
             resets_per_second: plain.resets_per_second.max(resets),

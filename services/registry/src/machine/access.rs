@@ -133,7 +133,7 @@ impl Registry {
             Known::Nothing | Known::Asked => return Access::Ask,
             Known::Failed(why) => {
                 let text = format!("{name}: who this process is could not be found out: {why}");
-                return Denial::by_default(text);
+                return Access::Denied(Denial { why: Why::Undecided, text });
             }
         };
         let below = |owner: &str| {
@@ -323,7 +323,12 @@ impl Registry {
     ) -> Failure {
         let rule = match why {
             Why::Rule(source) => Some(source),
-            Why::NoRule | Why::Undecided => None,
+            Why::NoRule => None,
+            // It may be known the next time: whoever asks must not take this for a no.
+            Why::Undecided => {
+                let details = serde_json::json!({ "retry_after_ms": 1000, "not_started": true });
+                return Failure::new(Code::Busy, text).with_details(details);
+            }
         };
         let mut failure = Failure::new(Code::Denied, text.clone());
         if let Some(rule) = &rule {

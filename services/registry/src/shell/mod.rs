@@ -359,8 +359,10 @@ fn audit(refusal: &Refusal) {
     let Refusal { verb, what, pid, uid, rule, text, suppressed } = refusal;
     let rule = rule.as_deref().unwrap_or("none");
     match suppressed {
-        0 => tracing::warn!(target: "audit", pid, uid, verb, what, rule, "{text}"),
-        _ => tracing::warn!(target: "audit", pid, uid, verb, what, rule, suppressed, "{text}"),
+        0 => tracing::warn!(target: "audit", pid, uid, verb, what, rule, "audit: {text}"),
+        _ => {
+            tracing::warn!(target: "audit", pid, uid, verb, what, rule, suppressed, "audit: {text}")
+        }
     }
 }
 
