@@ -172,12 +172,16 @@ fn who_reports_without_progress_and_who_never_registers_are_restarted_too() {
 }
 
 #[test]
-fn who_is_stopped_on_purpose_is_not_missed() {
+fn who_is_stopped_on_purpose_is_not_missed_however_long_that_takes() {
     let device = device();
-    add(&device, "camera", &reports(&example(&device), 7, None, QUICK));
+    // Told to end it reports no more, and is killed long after its deadline.
+    let deaf = "stop-timeout = \"3s\"\n".to_owned() + &hangs(&device, 7, "deaf", QUICK);
+    add(&device, "camera", &deaf);
     until_reports(&device, 7, 3);
-    let mut events = Events::start(&device, &["heartbeat.missed", MARKER]);
+    let mut events = Events::start(&device, &["heartbeat.missed", "service.missed", MARKER]);
+    let pid = device.until_pid("camera");
     device.ctl_ok(&["service", "stop", "camera"]);
+    assert!(!alive(pid));
     until("it is forgotten", || rows(&device).is_empty().then_some(()));
     events.assert_none(&device);
     device.ctl_ok(&["service", "start", "camera"]);

@@ -15,7 +15,7 @@ use endpoint::{Bus, CallOptions, Options};
 /// Calls that begin in each millisecond: 10,000 a second.
 const BURST: u64 = 10;
 /// A call that takes longer has failed: nothing a test does may hold callers up so long.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Calls `OBJECT.echo`, 10,000 times a second, until it is dropped or finished.
 pub(crate) struct Load {
@@ -87,6 +87,8 @@ impl Drop for Load {
 
 async fn call(shared: Arc<Shared>, bus: Bus, object: &'static str) {
     let mut tick = tokio::time::interval(Duration::from_millis(1));
+    // A machine that can't keep up gets fewer calls, not all of them later at once.
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     while !shared.stop.load(Relaxed) {
         tick.tick().await;
         for _ in 0..BURST {

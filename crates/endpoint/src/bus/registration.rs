@@ -157,7 +157,8 @@ impl Task {
 
     /// Tries until it is registered.
     async fn begin(&mut self) -> Session {
-        let mut waiting = self.shared.place.waiting();
+        // Watching the folder costs more than a try that succeeds, as it does nearly always.
+        let mut watch = None;
         let started = Instant::now();
         let mut made = 0;
         let mut refusal_pause = REFUSED;
@@ -169,6 +170,12 @@ impl Task {
             let error = match tried {
                 Ok(session) => return session,
                 Err(error) => error,
+            };
+            let Some(waiting) = &mut watch else {
+                // It may have appeared since the try: another one follows at once, which is none of the policy's.
+                watch = Some(self.shared.place.waiting());
+                woken = Woken::Appeared;
+                continue;
             };
             woken = match error {
                 CallError::Refused(failure) if failure.code == Code::Busy => {
@@ -184,7 +191,7 @@ impl Task {
                 error => {
                     tracing::debug!(%error, "the registry can't be reached");
                     refusal_pause = REFUSED;
-                    self.wait(&mut waiting, made, started).await
+                    self.wait(waiting, made, started).await
                 }
             };
         }

@@ -26,7 +26,7 @@ enum Flood {
     Stranger,
     /// The bucket is a connection's, so that more of them hold more.
     StrangerWithMany,
-    /// Root has no bucket.
+    /// Root and the own user of an endpoint have no bucket.
     Trusted,
 }
 
@@ -36,7 +36,7 @@ impl Flood {
         (Self::Elsewhere, "a stranger floods another endpoint"),
         (Self::Stranger, "a stranger floods this endpoint"),
         (Self::StrangerWithMany, "the same over 64 connections"),
-        (Self::Trusted, "root, who has no bucket, floods this endpoint"),
+        (Self::Trusted, "a trusted user, who has no bucket, floods this endpoint"),
     ];
 }
 

@@ -174,8 +174,13 @@ impl Shell {
         for (_, responder) in self.calls.drain() {
             responder.fail(calls::leaving());
         }
-        // What still comes in is told the same.
-        drop(self.inbox);
+        // What was taken and not looked at, and what still comes in, is told the same.
+        self.inbox.close();
+        while let Ok(inbound) = self.inbox.try_recv() {
+            if let Inbound::Call(call) = inbound {
+                call.responder.fail(calls::leaving());
+            }
+        }
         self.server.drain(DRAIN).await;
         Ok(())
     }
