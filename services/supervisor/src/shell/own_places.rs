@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, chown},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown},
     path::Path,
 };
 
@@ -39,6 +39,18 @@ pub(crate) fn make(places: &Places, service: &Name, process: &Process) -> anyhow
             .with_context(|| format!("give {} to user {}", lock.display(), user.uid))?;
     }
     Ok(())
+}
+
+/// The folder above the sockets that other users can't enter, if we are root and there is one: services with a user of
+/// their own then reach nothing.
+pub(crate) fn barred(run: &Path) -> Option<&Path> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let is_barred = |folder: &&Path| {
+        fs::metadata(folder).is_ok_and(|about| about.permissions().mode() & 0o001 == 0)
+    };
+    run.ancestors().find(is_barred)
 }
 
 fn make_folder(folder: &Path, mode: u32) -> anyhow::Result<()> {
@@ -89,5 +101,20 @@ mod tests {
             assert_eq!(found.permissions().mode() & 0o777, mode, "{}", path.display());
         }
         assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o755);
+    }
+
+    #[test]
+    fn a_folder_that_others_cannot_enter_is_named() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().join("run");
+        fs::create_dir(&run).unwrap();
+        fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(barred(&run), Some(folder.path()));
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(barred(&run), None);
     }
 }

@@ -17,6 +17,7 @@ use super::{
     identify::Identifier,
     journal::Journal,
     objects::{Forward, Object},
+    own_places,
     prepare::Workshop,
     watchdog::Watchdog,
 };
@@ -45,6 +46,12 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
         .context("the keeper handed nothing over in time")??;
     if handover.pid_one {
         allow_notifications();
+    }
+    if let Some(folder) = own_places::barred(&daemon.places.run) {
+        tracing::warn!(
+            "other users can't enter {}: the core daemons, which run as their own, will fail; chmod o+x it, or choose another --run-dir",
+            folder.display()
+        );
     }
     let (back, inbox) = mpsc::channel(INBOX);
     let places = daemon.places.clone();
