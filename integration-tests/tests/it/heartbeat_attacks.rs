@@ -123,24 +123,47 @@ fn garbage_is_counted_and_never_answered_and_a_healthy_application_is_alive() {
 fn segments_forged_in_the_name_of_either_side_raise_no_alarm() {
     let (device, relay, reporter) = healthy();
     reporter.until_more(3);
-    // All 256 numbers: one of them is what a blind attacker has to guess. A session may end, and begins anew.
-    for number in 0..=255 {
+    let ends = |number: u8| {
+        vec![
+            octets(number, None, Body::Reset),
+            octets(number, Some(number), Body::Reset),
+            octets(number, Some(number), Body::Acknowledgement),
+            octets(number, Some(number), Body::Extended(&[number.wrapping_add(2)])),
+        ]
+    };
+    let begins = |number: u8| vec![syn(number)];
+    let says = |number: u8| {
         let data = Body::Data { payload: &[1; 40], covered: false };
-        for to_broker in [true, false] {
-            let forged = [
-                octets(number, None, Body::Reset),
-                octets(number, Some(number), Body::Reset),
-                octets(number, Some(number), Body::Acknowledgement),
-                octets(number, Some(number), Body::Extended(&[number.wrapping_add(2)])),
-                octets(number, Some(number), data),
-                syn(number),
-            ];
-            relay.forge(to_broker, forged);
+        vec![octets(number, Some(number), data)]
+    };
+    // All 256 numbers: one of them is what a blind attacker has to guess. A session may end, and begins anew.
+    let numbers: Vec<u8> = (0..=255).collect();
+    let sweep = |to_broker: bool, made: &dyn Fn(u8) -> Vec<Vec<u8>>| {
+        for some in numbers.chunks(8) {
+            relay.forge(to_broker, some.iter().flat_map(|number| made(*number)));
         }
-        if number % 16 == 0 {
-            reporter.until_more(1);
-        }
+        reporter.until_more(3);
+    };
+    for to_broker in [true, false] {
+        sweep(to_broker, &ends);
+        sweep(to_broker, &begins);
     }
+    sweep(true, &says);
+    reporter.until_more(5);
+    assert_unharmed(&device, 7);
+}
+
+#[test]
+fn a_message_that_was_slipped_in_between_costs_a_session_and_raises_no_alarm() {
+    let (device, relay, reporter) = healthy();
+    reporter.until_more(3);
+    assert_eq!(count(&device, "machine/registered"), 1);
+    let said = relay.record();
+    let last = said.iter().rev().find(|one| !one.to_broker && one.octets.len() > 28).unwrap();
+    // The client acknowledges it, and the broker, which has never sent it, no longer believes what the client says.
+    let data = Body::Data { payload: &[1; 40], covered: false };
+    relay.forge(false, [octets(last.octets[2].wrapping_add(1), Some(last.octets[3]), data)]);
+    until("another session", || (count(&device, "machine/registered") == 2).then_some(()));
     reporter.until_more(5);
     assert_unharmed(&device, 7);
 }
