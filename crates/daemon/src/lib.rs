@@ -3,7 +3,9 @@
 //!
 //! Without the feature `runtime` only the parts without tokio are there; the keeper takes those.
 
+pub mod accounts;
 pub mod clock;
+pub mod files;
 pub mod lock;
 pub mod options;
 pub mod places;

@@ -262,7 +262,6 @@ fn code(error: &Error) -> GMI_RESULT {
         Error::NotRegistered => GMI_E_STATE,
         Error::Timeout { .. } => GMI_E_TIMEOUT,
         Error::Forked { .. } => GMI_E_FORKED,
-        Error::Limit(_) => GMI_E_LIMIT,
         Error::Key { .. } => GMI_E_SYS,
         Error::System { source, .. } => {
             if let Some(errno) = source.raw_os_error() {

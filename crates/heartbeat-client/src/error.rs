@@ -31,9 +31,6 @@ pub enum Error {
         "opened by process {opened_by}, used by process {used_by} after a fork: open a client of its own"
     )]
     Forked { opened_by: u32, used_by: u32 },
-    /// More than a limit of this library allows.
-    #[error("{0}")]
-    Limit(String),
 }
 
 fn why(code: &ResultCode) -> &'static str {

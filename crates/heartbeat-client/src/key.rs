@@ -40,8 +40,9 @@ pub(crate) fn inherited() -> Result<Option<KeyBlock>, Error> {
     let bad = |fd, reason: &str| Error::Key { fd, reason: reason.to_owned() };
     let fd = fd.ok_or_else(|| bad(-1, &format!("{text:?} is no inherited descriptor's number")))?;
     // SAFETY: fcntl(F_GETFD) on a number that is not open fails, and does nothing else.
-    let open = rustix::io::fcntl_getfd(unsafe { rustix::fd::BorrowedFd::borrow_raw(fd) });
-    open.map_err(|errno| bad(fd, &errno.to_string()))?;
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
+        return Err(bad(fd, &std::io::Error::last_os_error().to_string()));
+    }
     // SAFETY: it is open, the variable says that it was opened for us, and the variable is gone: nobody takes it twice.
     let mut pipe = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
     let mut octets = [0; KEY_BLOCK_LENGTH];

@@ -174,9 +174,8 @@ impl Rule {
 }
 
 impl Who {
-    /// Only the kernel's words are needed to decide it.
-    #[must_use]
-    pub fn needs_identity(&self) -> bool {
+    /// The kernel's words are not enough to decide it.
+    fn needs_identity(&self) -> bool {
         !self.services.is_empty() || self.executable.is_some()
     }
 

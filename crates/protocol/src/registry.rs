@@ -120,7 +120,7 @@ pub struct Usage {
 }
 
 /// `lookup`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Lookup {
     pub object: String,
     /// Name of the interface that is wanted.
@@ -135,6 +135,13 @@ pub struct Lookup {
     /// Start the service that serves it, if it is to be started on demand. Default true.
     #[serde(default = "yes")]
     pub activate: bool,
+}
+
+impl Default for Lookup {
+    fn default() -> Self {
+        let object = String::new();
+        Self { object, interface: None, version: None, hash: None, activate: yes() }
+    }
 }
 
 fn yes() -> bool {
@@ -184,7 +191,7 @@ pub struct Published {
 }
 
 /// `subscribe`: events go to this connection. Patterns add up; an event that several hold comes once.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Subscribe {
     pub patterns: Vec<String>,
     /// Only events that the owner of this object published.
@@ -199,6 +206,12 @@ pub struct Subscribe {
     /// What happens when more want to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overflow: Option<Overflow>,
+}
+
+impl Default for Subscribe {
+    fn default() -> Self {
+        Self { patterns: Vec::new(), sender: None, retained: yes(), queue: None, overflow: None }
+    }
 }
 
 /// What happens to a subscriber that is too slow. In each case it is told how many it lost, and nobody else waits.
@@ -325,8 +338,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_activates_unless_it_says_otherwise() {
+    fn what_is_left_out_means_the_same_in_json_and_in_rust() {
         let lookup: Lookup = serde_json::from_str(r#"{"object":"camera"}"#).unwrap();
+        assert_eq!(lookup, Lookup { object: "camera".into(), ..Lookup::default() });
         assert!(lookup.activate);
+        let subscribe: Subscribe = serde_json::from_str(r#"{"patterns":["*"]}"#).unwrap();
+        assert_eq!(subscribe, Subscribe { patterns: vec!["*".into()], ..Subscribe::default() });
+        assert!(subscribe.retained);
     }
 }

@@ -110,7 +110,8 @@ pub(crate) async fn watch(
 
 /// All events; where calls are shown, too, a missing registry is only said.
 async fn subscribed(bus: &Bus, calls: bool) -> Result<Option<Subscription>, Error> {
-    let asked = Subscribe { patterns: vec!["*".to_owned()], ..Subscribe::default() };
+    let asked =
+        Subscribe { patterns: vec!["*".to_owned()], retained: false, ..Subscribe::default() };
     match events::subscribe(bus, asked).await {
         Ok(subscription) => Ok(Some(subscription)),
         Err(CallError::Unreachable { .. }) if calls => {

@@ -2,6 +2,8 @@
 
 use std::{fs, time::Duration};
 
+use daemon::accounts::Accounts;
+
 /// What a process uses now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Usage {
@@ -24,11 +26,7 @@ pub(crate) fn user(uid: u32) -> String {
 }
 
 fn user_of(users: &str, uid: u32) -> Option<String> {
-    users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next().filter(|name| !name.is_empty())?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    })
+    Accounts::parse(users, "").user_of(uid).map(|account| account.name.clone())
 }
 
 /// Looks at a process.

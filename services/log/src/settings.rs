@@ -1,7 +1,8 @@
 //! `CONFIG_DIR/log.toml`: what a person wrote, or what holds without it. Every mistake is told with its file, line, key and cure.
 
-use std::{collections::HashMap, fs, io, path::Path};
+use std::{collections::HashMap, io, path::Path};
 
+use daemon::files::read_text;
 use protocol::objects::nearest;
 use toml::{
     Spanned,
@@ -77,17 +78,11 @@ impl Settings {
     /// A text for a person: file, line, key, what is allowed.
     pub(crate) fn load(folder: Option<&Path>) -> Result<Self, String> {
         let Some(path) = folder.map(|folder| folder.join(FILE)) else { return Ok(Self::default()) };
-        let told = |error: io::Error| format!("{}: {error}", path.display());
-        let length = match fs::metadata(&path) {
-            Ok(found) if found.is_file() => found.len(),
-            Ok(_) => return Err(format!("{}: is no file", path.display())),
+        let text = match read_text(&path, FILE_MAX) {
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(told(error)),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
         };
-        if length > FILE_MAX {
-            return Err(format!("{}: {length} bytes, at most {FILE_MAX} are read", path.display()));
-        }
-        let text = fs::read_to_string(&path).map_err(told)?;
         Self::read(&text).map_err(|(line, text)| format!("{}:{line}: {text}", path.display()))
     }
 
@@ -340,7 +335,7 @@ mod tests {
     #[test]
     fn a_mistake_in_the_file_is_told_with_its_name() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(FILE), "kernel = 1").unwrap();
+        std::fs::write(folder.path().join(FILE), "kernel = 1").unwrap();
         let told = Settings::load(Some(folder.path())).unwrap_err();
         assert!(told.contains("log.toml:1: kernel = 1"), "{told}");
     }

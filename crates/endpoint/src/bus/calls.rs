@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Bus, REGISTRY, Shared, arrival::Backoff};
 use crate::{
-    client::{CallOptions, Client, FAR, Options, Received, Stream, was_not_started},
+    client::{CallOptions, Client, FAR, Options, Received, Stream, to_args, was_not_started},
     error::CallError,
 };
 
@@ -62,11 +62,7 @@ impl Bus {
         args: &A,
         options: CallOptions<'_>,
     ) -> Result<Received, CallError> {
-        let args = serde_json::to_vec(args).map_err(|error| CallError::Invalid {
-            object: object.to_owned(),
-            method: method.to_owned(),
-            text: format!("the arguments are no JSON: {error}"),
-        })?;
+        let args = to_args(object, method, args)?;
         self.call_bytes(object, method, &args, options).await
     }
 
@@ -83,17 +79,12 @@ impl Bus {
     ) -> Result<Received, CallError> {
         let mut search = Search::new(&self.shared, object, method, &options)?;
         loop {
-            let trouble = match search.route().await {
-                Err(error) => search.not_found(error),
-                Ok(route) => {
-                    let options = CallOptions { deadline: search.left(), ..options };
-                    match route.client.call_bytes(object, method, args, options).await {
-                        Ok(received) => return Ok(received),
-                        Err(error) => search.failed(route, error),
-                    }
-                }
-            };
-            search.pause(trouble).await?;
+            let route = search.found().await?;
+            let options = CallOptions { deadline: search.left(), ..options };
+            match route.client.call_bytes(object, method, args, options).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => search.after(route, error).await?,
+            }
         }
     }
 
@@ -110,17 +101,12 @@ impl Bus {
     ) -> Result<Stream, CallError> {
         let mut search = Search::new(&self.shared, object, method, &options)?;
         loop {
-            let trouble = match search.route().await {
-                Err(error) => search.not_found(error),
-                Ok(route) => {
-                    let options = CallOptions { deadline: search.left(), ..options };
-                    match route.client.call_stream(object, method, args, options).await {
-                        Ok(stream) => return Ok(stream),
-                        Err(error) => search.failed(route, error),
-                    }
-                }
-            };
-            search.pause(trouble).await?;
+            let route = search.found().await?;
+            let options = CallOptions { deadline: search.left(), ..options };
+            match route.client.call_stream(object, method, args, options).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => search.after(route, error).await?,
+            }
         }
     }
 
@@ -202,13 +188,6 @@ fn lookup(object: &str, wanted: &Wanted<'_>) -> Lookup {
         hash: wanted.hash,
         activate: true,
     }
-}
-
-/// Why an attempt failed.
-struct Trouble {
-    error: CallError,
-    /// Another attempt may do better, and does no harm.
-    again: bool,
 }
 
 /// One call on its way to its object.
@@ -327,19 +306,27 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// There is no route.
-    fn not_found(&self, error: CallError) -> Trouble {
-        let again = match &error {
-            // Where it was before it may just be restarted.
-            CallError::Refused(failure) if failure.code == Code::NotFound => self.stale.is_some(),
-            CallError::Refused(failure) => failure.code == Code::Busy,
-            _ => false,
-        };
-        Trouble { error, again }
+    /// A route, looked for as long as there may be one.
+    async fn found(&mut self) -> Result<Arc<Route>, CallError> {
+        loop {
+            let error = match self.route().await {
+                Ok(route) => return Ok(route),
+                Err(error) => error,
+            };
+            let again = match &error {
+                // Where it was before it may just be restarted.
+                CallError::Refused(failure) if failure.code == Code::NotFound => {
+                    self.stale.is_some()
+                }
+                CallError::Refused(failure) => failure.code == Code::Busy,
+                _ => false,
+            };
+            self.pause(error, again).await?;
+        }
     }
 
-    /// A call failed on this route. It is made again only where it was not begun.
-    fn failed(&mut self, route: Arc<Route>, error: CallError) -> Trouble {
+    /// A call failed on this route. It is made again, which `Ok` says, only where it was not begun.
+    async fn after(&mut self, route: Arc<Route>, error: CallError) -> Result<(), CallError> {
         self.stale = Some(route);
         let again = match &error {
             CallError::Unreachable { .. } => true,
@@ -350,18 +337,18 @@ impl<'a> Search<'a> {
             }
             _ => false,
         };
-        Trouble { error, again }
+        self.pause(error, again).await
     }
 
     /// Waits before the next attempt, if there is to be one.
-    async fn pause(&mut self, trouble: Trouble) -> Result<(), CallError> {
-        if matches!(trouble.error, CallError::Timeout { .. }) {
+    async fn pause(&mut self, error: CallError, again: bool) -> Result<(), CallError> {
+        if matches!(error, CallError::Timeout { .. }) {
             return Err(self.timeout());
         }
         let now = Instant::now();
         let failing = *self.failing.get_or_insert(now);
-        if !trouble.again || now + self.pause > failing + self.patience.min(FAR) {
-            return Err(trouble.error);
+        if !again || now + self.pause > failing + self.patience.min(FAR) {
+            return Err(error);
         }
         let paused = timeout_at(self.until, tokio::time::sleep(self.pause)).await;
         self.pause = (self.pause * 2).min(PAUSE_MAX);

@@ -110,11 +110,7 @@ impl Client {
         args: &A,
         options: CallOptions<'_>,
     ) -> Result<Received, CallError> {
-        let args = serde_json::to_vec(args).map_err(|error| CallError::Invalid {
-            object: object.to_owned(),
-            method: method.to_owned(),
-            text: format!("the arguments are no JSON: {error}"),
-        })?;
+        let args = to_args(object, method, args)?;
         self.call_bytes(object, method, &args, options).await
     }
 
@@ -434,6 +430,19 @@ pub(crate) enum Collected {
 }
 
 /// Says that a call was not begun, so that whoever gets this may repeat it.
+/// Arguments as JSON.
+pub(crate) fn to_args<A: Serialize + ?Sized>(
+    object: &str,
+    method: &str,
+    args: &A,
+) -> Result<Vec<u8>, CallError> {
+    serde_json::to_vec(args).map_err(|error| CallError::Invalid {
+        object: object.to_owned(),
+        method: method.to_owned(),
+        text: format!("the arguments are no JSON: {error}"),
+    })
+}
+
 /// The server has no room for this call at the moment, and has not begun it.
 fn asks_for_patience(failure: &Failure) -> bool {
     failure.code == Code::Busy && was_not_started(failure)

@@ -2,18 +2,12 @@
 //! of its own, which others must not be able to read, and is never shown.
 
 use std::{
-    collections::BTreeMap,
-    ffi::OsStr,
-    fs::OpenOptions,
-    io::Read as _,
-    net::SocketAddr,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::Path,
-    time::Duration,
+    collections::BTreeMap, ffi::OsStr, io::Read as _, net::SocketAddr,
+    os::unix::fs::MetadataExt as _, path::Path, time::Duration,
 };
 
+use daemon::files::{open_plain, read_text};
 use protocol::heartbeat::Key;
-use rustix::fs::OFlags;
 use toml::de::DeTable;
 
 use super::{
@@ -45,7 +39,7 @@ const APP: [&str; 7] = ["key-file", "period", "misses", "progress", "detector", 
 pub(crate) fn load(config: Option<&Path>, listen: Option<&OsStr>) -> Result<Settings, String> {
     let mut settings = match config.map(|folder| folder.join("heartbeat.toml")) {
         None => Settings::default(),
-        Some(file) => match read(&file, FILE_MAX) {
+        Some(file) => match read_text(&file, FILE_MAX) {
             Ok(text) => parse(&file, &text)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Settings::default(),
             Err(error) => return Err(format!("{}: {error}", file.display())),
@@ -220,13 +214,8 @@ fn key(item: &Item<'_>, settings: &Path) -> Option<Key> {
 }
 
 fn read_key(path: &Path) -> Result<Key, String> {
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let file = file.map_err(|error| error.to_string())?;
+    let file = open_plain(path).map_err(|error| error.to_string())?;
     let about = file.metadata().map_err(|error| error.to_string())?;
-    if !about.is_file() {
-        return Err("not a plain file".to_owned());
-    }
     let mode = about.mode() & 0o777;
     if mode & 0o027 != 0 {
         return Err(format!(
@@ -247,27 +236,13 @@ fn read_key(path: &Path) -> Result<Key, String> {
     })
 }
 
-fn read(path: &Path, limit: u64) -> std::io::Result<String> {
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(std::io::Error::other("not a plain file"));
-    }
-    let mut text = String::new();
-    let length = file.take(limit + 1).read_to_string(&mut text)?;
-    match u64::try_from(length).is_ok_and(|length| length <= limit) {
-        true => Ok(text),
-        false => Err(std::io::Error::other(format!("longer than {limit} bytes"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
-    fn read_text(text: &str) -> Result<Settings, String> {
+    fn read_file(text: &str) -> Result<Settings, String> {
         parse(Path::new("heartbeat.toml"), text)
     }
 
@@ -341,7 +316,7 @@ mod tests {
     fn mistakes_are_told_with_line_key_and_cure_all_at_once() {
         let text = "lisen = \"x\"\nlisten = \"here\"\n[apps.7]\nperiod = 5\nmisses = 0\n[apps.x]\n\
                     [apps.8]\nlegacy = \"127.0.0.1\"\n[limits]\nperiod = \"1ms\"\n";
-        let told = read_text(text).unwrap_err();
+        let told = read_file(text).unwrap_err();
         for part in [
             "heartbeat.toml:1: unknown key \"lisen\", did you mean \"listen\"?",
             "heartbeat.toml:2: listen: \"here\" is not an address",

@@ -3,6 +3,7 @@
 
 use std::{borrow::Cow, ops::Range, path::Path};
 
+use daemon::accounts::number;
 use protocol::{
     message::METHOD_MAX,
     objects::nearest,
@@ -269,7 +270,7 @@ impl Reader<'_> {
     fn range(&mut self, value: &Value<'_>) -> Option<(u32, u32)> {
         let text = self.string("uid-range", value)?;
         let range = text.split_once('-').and_then(|(first, last)| {
-            let range = (super::users::number(first)?, super::users::number(last)?);
+            let range = (number(first)?, number(last)?);
             (range.0 <= range.1).then_some(range)
         });
         if range.is_none() {

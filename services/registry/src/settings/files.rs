@@ -1,13 +1,12 @@
 //! Reading the folder of policy files: bounded, regular files only, nothing that everybody can write.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    fs, io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
 };
 
-use rustix::fs::OFlags;
+use daemon::files::read_text;
 
 /// Most files in the folder.
 pub(crate) const FILES_MAX: usize = 64;
@@ -32,16 +31,6 @@ pub(crate) fn list(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// A whole file as text.
-pub(crate) fn read_text(path: &Path, max: u64) -> io::Result<String> {
-    let mut text = String::new();
-    open(path)?.take(max + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > max {
-        return Err(io::Error::other(format!("it has more than {max} bytes")));
-    }
-    Ok(text)
-}
-
 /// A policy file as text.
 pub(crate) fn read_policy(path: &Path) -> io::Result<String> {
     let mode = fs::metadata(path)?.permissions().mode();
@@ -49,16 +38,6 @@ pub(crate) fn read_policy(path: &Path) -> io::Result<String> {
         return Err(io::Error::other("everybody can write it; chmod o-w it first"));
     }
     read_text(path, FILE_MAX)
-}
-
-/// Without waiting: a pipe that lies there is refused.
-fn open(path: &Path) -> io::Result<File> {
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    Ok(file)
 }
 
 /// Why a program proves nothing when one of these users runs it: they could have put it there. A program that isn't there

@@ -243,9 +243,9 @@ fn what_is_no_bounded_private_file_is_refused() {
     let (_, problems) = folder.read();
     let told =
         |name: &str, why: &str| problems.iter().any(|p| p.starts_with(name) && p.contains(why));
-    assert!(told("big.toml", "more than 65536 bytes"), "{problems:?}");
+    assert!(told("big.toml", "longer than 65536 bytes"), "{problems:?}");
     assert!(told("open.toml", "everybody can write it"), "{problems:?}");
-    assert!(told("folder.toml", "not a regular file"), "{problems:?}");
+    assert!(told("folder.toml", "not a plain file"), "{problems:?}");
     assert!(told("latin.toml", ""), "{problems:?}");
     assert!(!told("notes.txt", ""), "{problems:?}");
 }

@@ -2,51 +2,33 @@
 
 use std::path::Path;
 
-use super::files;
+use daemon::{
+    accounts::{Accounts, built_in, number},
+    files::read_text,
+};
 
 /// Bytes read of each file; a device's are a few kilobytes.
 const FILE_MAX: u64 = 1 << 20;
 
-/// Users of the suite's own services, with the numbers they get where `/etc/passwd` doesn't have them
-/// (`docs/definitions.md`).
-const BUILT_IN: [(&str, u32); 4] = [
-    ("vestal-registry", 870),
-    ("vestal-heartbeat", 871),
-    ("vestal-config", 872),
-    ("vestal-log", 873),
-];
-
-/// Names and numbers of both files, as far as they are well-formed.
+/// Who there is on this device.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Users {
-    users: Vec<(String, u32)>,
-    groups: Vec<(String, u32)>,
-}
+pub(crate) struct Users(Accounts);
 
 impl Users {
     /// A file that can't be read counts as empty: every name is unknown then, and said to be.
     pub(crate) fn read(passwd: &Path, group: &Path) -> Self {
-        let text = |path| files::read_text(path, FILE_MAX).unwrap_or_default();
+        let text = |path| read_text(path, FILE_MAX).unwrap_or_default();
         Self::parse(&text(passwd), &text(group))
     }
 
-    /// passwd(5) and group(5) both begin with a name, a password and a number.
     pub(crate) fn parse(passwd: &str, group: &str) -> Self {
-        let entry = |line: &str| {
-            let mut fields = line.split(':');
-            let name = fields.next().filter(|name| !name.is_empty())?.to_owned();
-            Some((name, fields.nth(1)?.parse().ok()?))
-        };
-        Self {
-            users: passwd.lines().filter_map(entry).collect(),
-            groups: group.lines().filter_map(entry).collect(),
-        }
+        Self(Accounts::parse(passwd, group))
     }
 
     /// # Errors
     /// Where nobody is called so.
     pub(crate) fn user(&self, name: &str) -> Result<u32, String> {
-        find(&self.users, name).ok_or_else(|| {
+        find(self.0.user(name).map(|user| user.uid), name).ok_or_else(|| {
             format!("user {name:?} is not in /etc/passwd; add it there, or write its number")
         })
     }
@@ -54,22 +36,15 @@ impl Users {
     /// # Errors
     /// Where no group is called so.
     pub(crate) fn group(&self, name: &str) -> Result<u32, String> {
-        find(&self.groups, name).ok_or_else(|| {
+        find(self.0.group(name), name).ok_or_else(|| {
             format!("group {name:?} is not in /etc/group; add it there, or write its number")
         })
     }
 }
 
-fn find(known: &[(String, u32)], name: &str) -> Option<u32> {
-    let listed = known.iter().find(|(known, _)| known == name).map(|(_, number)| *number);
-    let built_in = || BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, uid)| *uid);
-    listed.or_else(|| number(name)).or_else(built_in)
-}
-
-/// A number written as a name. `u32::MAX` means "no user" to the kernel.
-pub(super) fn number(text: &str) -> Option<u32> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|number| digits && *number != u32::MAX)
+/// What the device knows first, then a number, then the suite's own.
+fn find(known: Option<u32>, name: &str) -> Option<u32> {
+    known.or_else(|| number(name)).or_else(|| built_in(name))
 }
 
 #[cfg(test)]

@@ -2,30 +2,12 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
-use rustix::fs::OFlags;
-
-/// Opens a plain file for reading; anything else is refused without waiting for its other end.
-pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a plain file")) }
-}
-
-/// A whole text of at most `limit` bytes.
-pub(crate) fn read_text(path: &Path, limit: u64) -> io::Result<String> {
-    let mut text = String::new();
-    open_plain(path)?.take(limit + 1).read_to_string(&mut text)?;
-    if u64::try_from(text.len()).is_ok_and(|length| length <= limit) {
-        return Ok(text);
-    }
-    Err(io::Error::other(format!("longer than {limit} bytes")))
-}
+pub(crate) use daemon::files::{open_plain, read_text};
 
 /// The first `limit` bytes of a text, as far as they are UTF-8.
 pub(crate) fn read_beginning(path: &Path, limit: u64) -> io::Result<String> {

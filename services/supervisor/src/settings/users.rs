@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use daemon::accounts::{self, Account, Accounts, number};
+
 use super::{User, files};
 
 /// Bytes read of each file; a device's are a few kilobytes.
@@ -9,35 +11,9 @@ const FILE_MAX: u64 = 1 << 20;
 /// As many as the kernel takes from one process (`NGROUPS_MAX` is far above what a service needs).
 const GROUPS_MAX: usize = 256;
 
-/// Users that the suite's own services run as, with the numbers they get where `/etc/passwd` doesn't have them
-/// (`docs/definitions.md`). Numbers are never reused.
-pub(crate) const BUILT_IN: [(&str, u32); 4] = [
-    ("vestal-registry", 870),
-    ("vestal-heartbeat", 871),
-    ("vestal-config", 872),
-    ("vestal-log", 873),
-];
-
-/// What the two files say, as far as it is well-formed.
+/// Who there is on this device.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Users {
-    accounts: Vec<Account>,
-    groups: Vec<Group>,
-}
-
-#[derive(Clone, Debug)]
-struct Account {
-    name: String,
-    uid: u32,
-    gid: u32,
-}
-
-#[derive(Clone, Debug)]
-struct Group {
-    name: String,
-    gid: u32,
-    members: Vec<String>,
-}
+pub(crate) struct Users(Accounts);
 
 /// Who a definition wants to be.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,7 +22,7 @@ pub(crate) struct Wanted<'w> {
     pub(crate) group: Option<&'w str>,
     /// Supplementary groups; `None`: those that list the user as a member.
     pub(crate) groups: Option<&'w [String]>,
-    /// A built-in service may name one of [`BUILT_IN`].
+    /// A built-in service may name one of [`accounts::BUILT_IN`].
     pub(crate) built_in: bool,
 }
 
@@ -56,27 +32,8 @@ impl Users {
         Self::parse(&read(passwd), &read(group))
     }
 
-    /// passwd(5) and group(5); lines that aren't well-formed are skipped, as the C library does.
     pub(crate) fn parse(passwd: &str, group: &str) -> Self {
-        let account = |line: &str| {
-            let mut fields = line.split(':');
-            let name = fields.next().filter(|name| !name.is_empty())?.to_owned();
-            let uid = fields.nth(1)?.parse().ok()?;
-            let gid = fields.next()?.parse().ok()?;
-            Some(Account { name, uid, gid })
-        };
-        let group_of = |line: &str| {
-            let mut fields = line.split(':');
-            let name = fields.next().filter(|name| !name.is_empty())?.to_owned();
-            let gid = fields.nth(1)?.parse().ok()?;
-            let members = fields.next().unwrap_or_default().split(',').map(str::trim);
-            let members = members.filter(|member| !member.is_empty()).map(str::to_owned).collect();
-            Some(Group { name, gid, members })
-        };
-        Self {
-            accounts: passwd.lines().filter_map(account).collect(),
-            groups: group.lines().filter_map(group_of).collect(),
-        }
+        Self(Accounts::parse(passwd, group))
     }
 
     /// Numbers for names. `None` where nothing was wanted: the service then runs as the supervisor does.
@@ -118,12 +75,15 @@ impl Users {
     }
 
     fn account(&self, name: &str, built_in: bool) -> Result<Account, String> {
-        if let Some(account) = self.accounts.iter().find(|account| account.name == name) {
+        if let Some(account) = self.0.user(name) {
             return Ok(account.clone());
         }
         if let Some(uid) = number(name) {
-            let known = self.accounts.iter().find(|account| account.uid == uid);
-            return Ok(known.cloned().unwrap_or(Account { name: String::new(), uid, gid: uid }));
+            return Ok(self.0.user_of(uid).cloned().unwrap_or(Account {
+                name: String::new(),
+                uid,
+                gid: uid,
+            }));
         }
         match fall_back(name, built_in) {
             Some(uid) => Ok(Account { name: name.to_owned(), uid, gid: uid }),
@@ -134,17 +94,18 @@ impl Users {
     }
 
     fn group(&self, name: &str, built_in: bool) -> Result<u32, String> {
-        let known = self.groups.iter().find(|group| group.name == name).map(|group| group.gid);
-        known.or_else(|| number(name)).or_else(|| fall_back(name, built_in)).ok_or_else(|| {
-            format!("group {name:?} is not in /etc/group; add it there, or name another one")
-        })
+        self.0
+            .group(name)
+            .or_else(|| number(name))
+            .or_else(|| fall_back(name, built_in))
+            .ok_or_else(|| {
+                format!("group {name:?} is not in /etc/group; add it there, or name another one")
+            })
     }
 
     /// What initgroups(3) would set.
     fn memberships(&self, user: &str, primary: u32) -> Vec<u32> {
-        let member = |group: &&Group| group.members.iter().any(|member| member == user);
-        let mut groups: Vec<u32> =
-            self.groups.iter().filter(member).map(|group| group.gid).collect();
+        let mut groups: Vec<u32> = self.0.groups_with(user).collect();
         groups.push(primary);
         groups.sort_unstable();
         groups.dedup();
@@ -154,13 +115,7 @@ impl Users {
 
 /// The number of a built-in user or group that the device's files don't know.
 fn fall_back(name: &str, built_in: bool) -> Option<u32> {
-    BUILT_IN.iter().find(|(known, _)| built_in && *known == name).map(|(_, uid)| *uid)
-}
-
-/// A number written as a name. `u32::MAX` means "leave as it is" to setresuid(2), so it is no user.
-fn number(text: &str) -> Option<u32> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|number| digits && *number != u32::MAX)
+    accounts::built_in(name).filter(|_| built_in)
 }
 
 fn read(path: &Path) -> String {

@@ -224,7 +224,7 @@ fn the_manual_has_every_key_and_every_fixed_user() {
     for key in toml::SERVICE_KEYS.into_iter().chain(toml::INSTANCE_KEYS) {
         assert!(manual.contains(&format!("`{key}`")), "{key}");
     }
-    for (name, uid) in crate::settings::users::BUILT_IN {
+    for (name, uid) in daemon::accounts::BUILT_IN {
         assert!(manual.contains(&format!("| `{name}` | {uid} |")), "{name}");
     }
 }
