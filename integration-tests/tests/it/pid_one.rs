@@ -105,6 +105,34 @@ fn a_supervisor_killed_under_pid_one_is_replaced() {
 }
 
 #[test]
+fn a_caller_whose_session_began_outside_of_the_namespace_is_judged_like_any_other() {
+    if !is_root("a keeper as PID 1") {
+        return;
+    }
+    let device = Device::new();
+    device.define("web", &demo(&[]));
+    let mut namespace = start_as_pid_one(&device);
+    let web = device.until_pid("web");
+    let supervisor = device.supervisor_pid();
+    let unshare = i32::try_from(namespace.id()).unwrap();
+    let keeper = until("the keeper runs", || children_of(unshare).first().copied());
+    let mut call = Command::new("nsenter");
+    call.arg(format!("--target={keeper}"));
+    call.args(["--pid", "--mount", "--setuid=64999", "--"]).arg(binary("vestalctl"));
+    let refused = call
+        .arg("--run-dir")
+        .arg(device.run_dir())
+        .args(["service", "stop", "web"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("64999"), "{text}");
+    assert_eq!((device.until_pid("web"), device.supervisor_pid()), (web, supervisor));
+    device.ctl_ok(&["system", "halt"]);
+    until_end(&mut namespace);
+}
+
+#[test]
 fn a_keeper_that_is_not_pid_one_never_calls_reboot_or_kill_everybody() {
     let strace = ["/usr/bin/strace", "/bin/strace"]
         .into_iter()

@@ -20,7 +20,7 @@ use protocol::{
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    process::{Pid, PidfdFlags, getsid, pidfd_open},
+    process::{Pid, PidfdFlags, pidfd_open},
     time::Timespec,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -186,14 +186,13 @@ impl Shell {
 
     /// The slot whose main process's session, or whose cgroup, the process is in.
     fn place_of(&self, pid: i32) -> Option<Place> {
-        let session = getsid(Some(Pid::from_raw(pid)?)).ok()?;
+        let session = session_of(pid)?;
         let running = || self.states.values().filter(|state| state.pid > 0);
-        let leader = session.as_raw_nonzero().get();
-        // A main process that another one has named itself isn't the leader of its session.
-        let is_in =
-            |main: i32| Pid::from_raw(main).is_some_and(|it| getsid(Some(it)) == Ok(session));
+        // A main process that another one has named itself isn't the leader of its session. In session 0, which a leader
+        // outside of our pid namespace has, are only strangers.
+        let is_in = |main: i32| session != 0 && session_of(main) == Some(session);
         let state = running()
-            .find(|state| state.pid == leader)
+            .find(|state| state.pid == session)
             .or_else(|| running().find(|state| is_in(state.pid)))
             .or_else(|| {
                 let slot = self.workshop.slot_of_cgroup(pid)?;
@@ -219,6 +218,14 @@ fn number_of(pidfd: &OwnedFd) -> Result<i32, Failure> {
     }
 }
 
+/// The session of a process (proc_pid_stat(5), field 6); 0 where its leader is outside of our pid namespace, which
+/// rustix's `getsid` takes for impossible.
+fn session_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(3)?.parse().ok()
+}
+
 /// Whether the process behind a pidfd has not ended.
 fn is_there(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
@@ -237,6 +244,15 @@ fn busy(why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_is_known_also_where_its_leader_is_outside_of_the_namespace() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert!(session_of(pid).is_some());
+        // Kernel threads have session 0 as well; a pid namespace of our own may show none.
+        assert!(session_of(2).is_none_or(|session| session >= 0));
+        assert_eq!(session_of(i32::MAX), None);
+    }
 
     #[test]
     fn a_pidfd_says_its_number_until_the_process_is_reaped() {
