@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Every crate of the workspace, lowest layer first. A crate may use any crate of a lower row, none of its own.
 const LAYERS: &[&[&str]] = &[
     &["protocol"],
-    &["rudp"],
+    &["rudp", "uci", "bundle"],
     &["daemon", "heartbeat-client"],
     &["endpoint"],
     &[
@@ -17,14 +17,17 @@ const LAYERS: &[&[&str]] = &[
         "vestal-registry",
         "vestal-log",
         "vestal-heartbeat",
+        "vestal-config",
+        "vestal-upgrade",
         "vestalctl",
+        "vestal",
     ],
     &["testkit"],
     &["integration-tests"],
 ];
 
 /// Crates that may not need tokio, not even by a feature.
-const PURE: &[&str] = &["protocol", "rudp", "vestal-exec", "vestal-keeper"];
+const PURE: &[&str] = &["protocol", "rudp", "uci", "bundle", "vestal-exec", "vestal-keeper"];
 
 #[test]
 fn dependencies_point_downwards() {
