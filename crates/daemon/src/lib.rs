@@ -13,6 +13,8 @@ pub mod places;
 mod readiness;
 #[cfg(feature = "runtime")]
 mod runtime;
+#[cfg(feature = "settings")]
+pub mod table;
 #[cfg(feature = "runtime")]
 mod trace;
 

@@ -6,17 +6,19 @@ use std::{
     os::unix::fs::MetadataExt as _, path::Path, time::Duration,
 };
 
-use daemon::files::{open_plain, read_text};
+use daemon::{
+    files::open_plain,
+    table::{self, Item, Table},
+};
 use protocol::heartbeat::Key;
-use toml::de::DeTable;
 
 use super::{
-    App, Legacy, Limits, Rules, Settings, key_of_digits,
-    table::{Document, Item, Table, host, socket_address},
+    App, Legacy, Limits, Rules, Settings,
+    address::{host, socket_address},
+    key_of_digits,
 };
 
-/// Longest settings file.
-const FILE_MAX: u64 = 1 << 20;
+const FILE: &str = "heartbeat.toml";
 /// Addresses that can be listened on.
 const LISTEN_MAX: usize = 8;
 const KEYS: [&str; 6] =
@@ -37,14 +39,7 @@ const APP: [&str; 7] = ["key-file", "period", "misses", "progress", "detector", 
 /// # Errors
 /// What is wrong, one a line, each with its place and cure.
 pub(crate) fn load(config: Option<&Path>, listen: Option<&OsStr>) -> Result<Settings, String> {
-    let mut settings = match config.map(|folder| folder.join("heartbeat.toml")) {
-        None => Settings::default(),
-        Some(file) => match read_text(&file, FILE_MAX) {
-            Ok(text) => parse(&file, &text)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Settings::default(),
-            Err(error) => return Err(format!("{}: {error}", file.display())),
-        },
-    };
+    let mut settings = table::load(config, FILE, read)?.unwrap_or_default();
     if let Some(listen) = listen {
         settings.listen = addresses(listen).map_err(|why| format!("listen address {why}"))?;
         settings.chosen = true;
@@ -66,21 +61,7 @@ fn few(all: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-fn parse(file: &Path, text: &str) -> Result<Settings, String> {
-    let document = Document::new(file, text);
-    let table = match DeTable::parse(text) {
-        Ok(table) => table,
-        Err(error) => {
-            document.report(&error.span().unwrap_or_default(), error.message());
-            return document.finish().map(|()| Settings::default());
-        }
-    };
-    let settings = settings(&Table::top(&document, table.get_ref()), file);
-    document.finish()?;
-    Ok(settings)
-}
-
-fn settings(top: &Table<'_>, file: &Path) -> Settings {
+fn read(top: &Table<'_>) -> Settings {
     top.refuse_others(&KEYS);
     let mut settings = Settings::default();
     if let Some(item) = top.get("listen") {
@@ -106,7 +87,7 @@ fn settings(top: &Table<'_>, file: &Path) -> Settings {
         rules.limits = limits(&table);
     }
     if let Some(table) = top.table("apps") {
-        rules.apps = apps(&table, rules, file);
+        rules.apps = apps(&table, rules, top.file());
     }
     settings
 }
@@ -243,7 +224,7 @@ mod tests {
     use super::*;
 
     fn read_file(text: &str) -> Result<Settings, String> {
-        parse(Path::new("heartbeat.toml"), text)
+        table::parse(Path::new(FILE), text, read)
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Valid settings: where the broker listens, who may register without the supervisor, and the limits. Made in [`file`].
 
+mod address;
 mod file;
-mod table;
 
 use std::{
     collections::BTreeMap,
