@@ -1,6 +1,7 @@
 //! Who may own, publish and find what; and the supervisor's word on who somebody is, asked for only where it decides.
 
 use protocol::{
+    config,
     failure::{Code, Failure},
     objects::served_by,
     policy::{Facts, Identity, Judgement, Rule, Verb, judge},
@@ -197,6 +198,8 @@ impl Registry {
                 "object" | "endpoint" | "policy" => return Some("registry".to_owned()),
                 // procd's names for what the supervisor tells.
                 "instance" => return Some("service".to_owned()),
+                // The supervisor reloads, so it is the one that finds a configuration invalid.
+                "config" if topic == config::INVALID => return Some("service".to_owned()),
                 _ if self.objects.contains_key(name) || served_by(name).is_some() => {
                     return Some(name.to_owned());
                 }
