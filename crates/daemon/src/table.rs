@@ -211,6 +211,12 @@ impl<'d> Table<'d> {
 }
 
 impl<'d> Item<'d> {
+    /// As TOML has it.
+    #[must_use]
+    pub fn value(&self) -> &'d DeValue<'d> {
+        self.value
+    }
+
     /// Reports what is wrong with this value; the text follows the key.
     pub fn wrong(&self, text: &str) {
         self.document.report(&self.span, &format!("{}: {text}", self.key));
@@ -243,6 +249,29 @@ impl<'d> Item<'d> {
             _ => None,
         };
         number.or_else(|| self.wrong_type("a number"))
+    }
+
+    /// The place of a word among those that are allowed.
+    pub fn word(&self, words: &[&str]) -> Option<usize> {
+        let found =
+            self.value.as_str().and_then(|text| words.iter().position(|word| *word == text));
+        found.or_else(|| self.wrong_type(&format!("one of {words:?}")))
+    }
+
+    /// A whole number of any size, where it is one.
+    #[must_use]
+    pub fn whole(&self) -> Option<u64> {
+        let number = self.value.as_integer()?;
+        u64::from_str_radix(number.as_str(), number.radix()).ok()
+    }
+
+    /// Bytes: a number, or a text with KiB, MiB or GiB.
+    pub fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
+        let size = self.whole().or_else(|| self.value.as_str().and_then(size));
+        size.filter(|size| range.contains(size)).or_else(|| {
+            let (low, high) = (range.start(), range.end());
+            self.wrong_type(&format!("a size such as \"16MiB\", from {low} to {high} bytes"))
+        })
     }
 
     /// A text that `parse` understands.
@@ -283,6 +312,19 @@ impl<'d> Item<'d> {
         let Some(table) = self.value.as_table() else { return self.wrong_type("a table") };
         Some(Table { document: self.document, prefix: format!("{}.", self.key), table })
     }
+}
+
+fn size(text: &str) -> Option<u64> {
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let shift = match unit.trim() {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// `500ms`, `1s`, `2m` or `1h`.
@@ -339,6 +381,18 @@ mod tests {
             "x.toml:5: c[0].d: \"tmp\" is not a path from the root folder on",
         ] {
             assert!(told.contains(part), "{told}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_and_limits() {
+        let size = |text: &str| {
+            read(&format!("s = {text}"), |top| top.get("s").and_then(|item| item.size(1..=4 << 30)))
+        };
+        assert_eq!(size("\"16MiB\""), Ok(Some(16 << 20)));
+        assert_eq!(size("512"), Ok(Some(512)));
+        for wrong in ["0", "-1", "\"5GiB\"", "\"99999999999999GiB\"", "\"1MB\"", "true"] {
+            assert!(size(wrong).unwrap_err().contains("a size such as"), "{wrong}");
         }
     }
 
