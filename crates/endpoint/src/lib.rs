@@ -62,7 +62,7 @@ mod wire;
 
 pub use crate::{
     bus::{Bus, Change, NO_REGISTRY, Registration, State, Subscription, Watch},
-    client::{CallOptions, Client, Event, Options, Received, Stream},
+    client::{CallOptions, Client, Dial, Event, Options, Received, Stream},
     error::CallError,
     retry::{Next, RetryPolicy},
     server::{

@@ -123,7 +123,11 @@ pub(crate) struct Question<'a> {
 impl Connection {
     /// Connects and shakes hands.
     pub(crate) async fn open(path: &Path, deliver: Deliver) -> Result<Arc<Self>, OpenError> {
-        let stream = UnixStream::connect(path).await.map_err(OpenError::Io)?;
+        Self::over(UnixStream::connect(path).await.map_err(OpenError::Io)?, deliver).await
+    }
+
+    /// Shakes hands.
+    pub(crate) async fn over(stream: UnixStream, deliver: Deliver) -> Result<Arc<Self>, OpenError> {
         let connection = Arc::new(Self { state: Mutex::default() });
         connection
             .lock()

@@ -3,6 +3,7 @@
 //! A call is repeated only where that can't do harm: it was never read by the other side, the other side said that it
 //! was not begun, or the caller marked it as safe to repeat.
 
+mod connecting;
 pub(crate) mod connection;
 mod options;
 mod stream;
@@ -26,13 +27,15 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::connection::{
-    Connection, End, OpenError, Outcome, Pending, Progress, Question, SendError, WINDOW,
-};
-use self::window::Window;
+pub(crate) use self::connecting::turned_away;
 pub use self::{
+    connecting::Dial,
     options::{CallOptions, Event, Options, Received},
     stream::Stream,
+};
+use self::{
+    connection::{Connection, Outcome, Pending, Progress, Question, SendError, WINDOW},
+    window::Window,
 };
 use crate::error::CallError;
 
@@ -50,6 +53,7 @@ pub struct Client {
 
 struct Shared {
     path: PathBuf,
+    dial: Option<Dial>,
     options: Options,
     /// The one in use.
     connection: Mutex<Option<Arc<Connection>>>,
@@ -81,9 +85,21 @@ impl Client {
     /// Connects at the first call.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, options: Options) -> Self {
+        Self::made(path.into(), None, options)
+    }
+
+    /// Connects as `dial` does it, at the first call and whenever a connection has ended; `name` is what errors call the
+    /// other side. Its peer must not be given descriptors.
+    #[must_use]
+    pub fn over(name: impl Into<PathBuf>, dial: Dial, options: Options) -> Self {
+        Self::made(name.into(), Some(dial), options)
+    }
+
+    fn made(path: PathBuf, dial: Option<Dial>, options: Options) -> Self {
         let (events, _) = broadcast::channel(options.events.max(1));
         let shared = Shared {
-            path: path.into(),
+            path,
+            dial,
             options,
             connection: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
@@ -254,56 +270,6 @@ impl Client {
         }
     }
 
-    /// The connection in use, or a new one.
-    async fn connected(&self, subject: Subject<'_>) -> Result<Arc<Connection>, CallError> {
-        if let Some(connection) = self.current() {
-            return Ok(connection);
-        }
-        let started = Instant::now();
-        let give_up = subject.until.min(started + self.shared.options.patience.min(FAR));
-        let lock = timeout_at(subject.until, self.shared.connecting.lock()).await;
-        let Ok(_connecting) = lock else { return Err(subject.timeout()) };
-        let mut backoff = BACKOFF;
-        loop {
-            if let Some(connection) = self.current() {
-                return Ok(connection);
-            }
-            let events = self.shared.events.clone();
-            // Nobody listening is fine.
-            let deliver = Box::new(move |event| drop(events.send(event)));
-            let opening = Connection::open(&self.shared.path, deliver);
-            let error = match timeout_at(subject.until, opening).await {
-                Err(_) => return Err(subject.timeout()),
-                Ok(Ok(connection)) => {
-                    *self.kept() = Some(Arc::clone(&connection));
-                    self.shared.made.send_modify(|made| *made += 1);
-                    return Ok(connection);
-                }
-                Ok(Err(OpenError::Io(source))) => {
-                    CallError::Unreachable { path: self.shared.path.clone(), source }
-                }
-                Ok(Err(OpenError::Ended(end))) => turned_away(&self.shared.path, end)?,
-            };
-            if Instant::now() + backoff > give_up {
-                return Err(error);
-            }
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
-        }
-    }
-
-    fn current(&self) -> Option<Arc<Connection>> {
-        let mut kept = self.kept();
-        if kept.as_ref().is_some_and(|connection| !connection.is_usable()) {
-            *kept = None;
-        }
-        kept.clone()
-    }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Arc<Connection>>> {
-        self.shared.connection.lock().expect("nothing panics while it holds the connection")
-    }
-
     /// Token and generation of the object; asks again where Welcome didn't name it.
     async fn target(
         &self,
@@ -398,21 +364,6 @@ impl Client {
                 let text = format!("the result exceeds the limit of {limit} bytes");
                 Verdict::Over(Err(Failure::new(Code::Limit, text).into()))
             }
-        }
-    }
-}
-
-/// A handshake that failed: an error that more attempts may cure (`Ok`), or one that they can't.
-pub(crate) fn turned_away(path: &Path, end: End) -> Result<CallError, CallError> {
-    let path = path.to_owned();
-    match end {
-        End::Violation(text) => Err(CallError::Violation { path, text }),
-        End::Goodbye { code, text } if matches!(&*code, "unsupported" | "protocol") => {
-            Err(CallError::Violation { path, text })
-        }
-        End::Goodbye { text, .. } | End::Io(text) => {
-            let source = std::io::Error::new(std::io::ErrorKind::ConnectionReset, text);
-            Ok(CallError::Unreachable { path, source })
         }
     }
 }

@@ -246,7 +246,7 @@ impl Server {
 
 impl Shared {
     fn is_trusted(&self, uid: u32) -> bool {
-        uid == 0 || uid == self.own_uid
+        self.settings.trusting && (uid == 0 || uid == self.own_uid)
     }
 
     fn next_closer(&self) -> u64 {

@@ -39,6 +39,9 @@ pub struct Settings {
     /// Judge each call until [`super::Server::set_policy`] brings others. What no rule speaks of is open to root and to the user
     /// this process runs as. Introspection is open to all.
     pub rules: Arc<Vec<Rule>>,
+    /// Whether root and the user this process runs as may do what no rule speaks of. Without it a connection that is served on
+    /// another one's behalf, such as a network's, has no more rights than the rules give.
+    pub trusting: bool,
     /// Asked once a connection, when a rule can't be judged without it. Without it such calls are denied.
     pub identify: Option<Identify>,
     /// What the endpoint's `_log_level` does; without it the method is unsupported.
@@ -72,6 +75,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             rules: Arc::new(built_in()),
+            trusting: true,
             identify: None,
             log_level: None,
             rate: Some(Rate { per_second: 1000, burst: 1500 }),

@@ -1,6 +1,7 @@
 //! Two real endpoints over a socket in a scratch directory, and peers that misbehave.
 
 mod calls;
+mod carried;
 mod events;
 mod gates;
 mod hostile;
