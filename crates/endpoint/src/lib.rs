@@ -58,6 +58,8 @@ mod client;
 mod error;
 mod retry;
 mod server;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod wire;
 
 pub use crate::{
