@@ -27,6 +27,8 @@ pub struct Device {
     keeper_args: Vec<String>,
     processes_max: Option<u32>,
     programs: Option<PathBuf>,
+    wrapper: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 /// What a run of `vestalctl` gave.
@@ -82,6 +84,8 @@ impl Device {
             keeper_args: Vec::new(),
             processes_max: None,
             programs: None,
+            wrapper: Vec::new(),
+            env: Vec::new(),
         }
     }
 
@@ -120,6 +124,16 @@ impl Device {
     /// Uses the suite's programs of this folder, which the test may replace.
     pub fn use_programs(&mut self, folder: &Path) {
         self.programs = Some(folder.to_owned());
+    }
+
+    /// Words before the keeper's own: a program that makes its surroundings and then execs the rest.
+    pub fn wrap(&mut self, words: &[String]) {
+        self.wrapper = words.to_vec();
+    }
+
+    /// Sets an environment variable of everything that runs on this device.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
     }
 
     /// Adds arguments for the keeper.
@@ -170,7 +184,14 @@ impl Device {
                 command.arg(format!("--nproc={most}:{most}")).arg(self.program("vestal-keeper"));
                 command
             }
-            None => self.command("vestal-keeper"),
+            None => match self.wrapper.split_first() {
+                Some((first, words)) => {
+                    let mut command = self.in_environment(first);
+                    command.args(words).arg(self.program("vestal-keeper"));
+                    command
+                }
+                None => self.command("vestal-keeper"),
+            },
         };
         command.args(&self.keeper_args).stdin(Stdio::null());
         command.stdout(console.try_clone().expect("descriptors are left")).stderr(console);
@@ -181,6 +202,12 @@ impl Device {
     #[must_use]
     pub fn command(&self, name: &str) -> Command {
         self.environment(Command::new(self.program(name)))
+    }
+
+    /// Another program, in the same way.
+    #[must_use]
+    pub fn in_environment(&self, program: &str) -> Command {
+        self.environment(Command::new(program))
     }
 
     fn program(&self, name: &str) -> PathBuf {
@@ -194,6 +221,7 @@ impl Device {
             .env("VESTAL_RUN_DIR", self.run_dir())
             .env("VESTAL_CONFIG_DIR", self.folder.path().join("etc"))
             .env("VESTAL_STATE_DIR", self.run_dir().join("state"))
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir("/");
         if let Some(user) = self.user {
             command.uid(user).gid(user);
