@@ -147,6 +147,9 @@ pub struct Status {
     /// An `apply` that waits for `confirm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apply: Option<Applying>,
+    /// What a person should know: a folder that is away, a change that the supervisor doesn't take.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 /// Whether a file that changes is announced by itself.

@@ -277,6 +277,8 @@ pub fn built_in() -> Vec<Rule> {
         call(service("upgrade"), "driver", &[]),
         call(service("upgrade"), "driver/*", &[]),
         call(service("upgrade"), "autorun", &["invalidate"]),
+        // How an upgrade stands is shown to all, and so is whom a host pins.
+        call(anyone(), "upgrade", &["status", "slots", "history", "identity"]),
         call(service("log"), "service", &["pipes", "ring", "list"]),
         // Whoever prints may also say it this way.
         call(anyone(), "log", &["write"]),

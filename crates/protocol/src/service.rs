@@ -2,6 +2,8 @@
 //! `reload` are ours. Unknown keys are ignored, as everywhere in what a peer sends; optional keys of the wrong type
 //! count as absent, as procd does it. The reply of `list` is built by the supervisor and has no type here.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -85,6 +87,22 @@ pub fn description() -> Description {
             "keep an instance's watchdog alive, or change it",
             "name, instance, mode, timeout",
         )
+        .method(
+            "event",
+            &[("type", Kind::String, true), ("data", Kind::Table, true)],
+            "something happened: run what services want run then",
+            "",
+        )
+        .method(
+            "validate",
+            &[
+                ("package", Kind::String, false),
+                ("type", Kind::String, false),
+                ("service", Kind::String, false),
+            ],
+            "the rules by which services want their configuration to be written",
+            "rules by package, type and option",
+        )
         .method("replace", &one, "start the program on disk beside the old one, then switch", "")
         .method(
             "identify",
@@ -139,6 +157,8 @@ pub fn description() -> Description {
         .event("service.late")
         .event("service.unkillable")
         .event("service.critical")
+        .event("service.trigger")
+        .event("event.trigger")
         .event("instance.start")
         .event("instance.stop")
         .event("instance.respawn")
@@ -208,6 +228,36 @@ pub struct SetData {
     pub instance: Option<Name>,
     pub data: Map<String, Value>,
 }
+
+/// `event`: something happened that services may have triggers for. Answered when what is to be done can't be forgotten any
+/// more, not when it is done.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Event {
+    /// `config.change`, `interface.up` ...
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its texts are what conditions of triggers look at.
+    pub data: Map<String, Value>,
+}
+
+/// `validate`. What is given must be as it says; without anything: all rules.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Validate {
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
+    #[serde(
+        default,
+        rename = "type",
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub kind: Option<String>,
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub service: Option<Name>,
+}
+
+/// What `validate` answers: package to type to option to rule, of all services together.
+pub type Rules = BTreeMap<String, BTreeMap<String, BTreeMap<String, String>>>;
 
 /// `watchdog`: each call is a sign of life.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -383,6 +433,19 @@ mod tests {
         assert!(ring_parts(&answer[..answer.len() - 1]).is_err());
         let lie = br#"{"id":1,"bytes":18446744073709551615,"slots":[]}"#;
         assert!(ring_parts(&[&lie[..], b"\nabc"].concat()).unwrap_err().contains("3 came"));
+    }
+
+    #[test]
+    fn an_event_needs_a_type_and_data_and_validate_needs_nothing() {
+        let event: Event =
+            serde_json::from_str(r#"{"type":"config.change","data":{"package":"p","n":1}}"#)
+                .unwrap();
+        assert_eq!((&*event.kind, &event.data["package"]), ("config.change", &Value::from("p")));
+        for poor in [r#"{"type":"x"}"#, r#"{"data":{}}"#, r#"{"type":1,"data":{}}"#] {
+            assert!(serde_json::from_str::<Event>(poor).is_err(), "{poor}");
+        }
+        let all: Validate = serde_json::from_str(r#"{"package":1}"#).unwrap();
+        assert_eq!(all, Validate::default());
     }
 
     #[test]
