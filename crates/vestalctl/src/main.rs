@@ -1,15 +1,18 @@
-//! `vestalctl`: the device's command-line program; under the names `ubus`, `logread` and `logger` it is OpenWrt's.
+//! `vestalctl`: the device's command-line program; under the names of OpenWrt's programs it is these.
 //!
 //! It decides nothing about services: it asks the daemons and shows what they answer. `main` only wires.
 
+mod applets;
 mod bus;
 mod cli;
 mod completion;
+mod config;
 mod definition;
 mod error;
 mod events;
 mod format;
 mod heartbeat;
+mod import;
 mod lines;
 mod logs;
 mod monitor;
@@ -48,6 +51,9 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let called = args.first().and_then(|name| Path::new(name).file_name());
     let called = called.and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    if let Some(ended) = applets::run(&called, args.get(1..).unwrap_or_default()) {
+        return ended;
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(NAME, &Error::failed(format!("start the runtime: {error}"))),
@@ -57,6 +63,8 @@ fn main() -> ExitCode {
         "ubus" => return runtime.block_on(ubus::run(words())),
         "logread" => runtime.block_on(logs::applets::logread(words())),
         "logger" => runtime.block_on(logs::applets::logger(words())),
+        "service" => return runtime.block_on(applets::service::list()),
+        "reload_config" => runtime.block_on(applets::reload_config::run()),
         _ => return vestalctl(&runtime, args),
     };
     match ended {
@@ -80,6 +88,8 @@ async fn run(Cli { common, command }: Cli) -> Result<(), Error> {
         Command::Service(command) => service::run(&common, out, command).await,
         Command::Completion { shell: Shell::Bash } => completion::bash(),
         Command::Status { name } => status::status(&Bus::new(&common)?, out, name.as_deref()).await,
+        Command::Config(command) => config::run(&Bus::new(&common)?, out, command).await,
+        Command::Event(given) => config::event(&Bus::new(&common)?, out, &given).await,
         Command::System(command) => system::run(&Bus::new(&common)?, out, command).await,
         Command::Call { object, method, args, within } => {
             let bus = Bus::new(&common)?;

@@ -15,6 +15,7 @@ use crate::{
     cli::{Common, Order, ServiceCommand},
     definition,
     error::{Error, Exit},
+    import,
     output::Output,
     replace, signal,
     table::{Cell, Table, clean},
@@ -32,9 +33,12 @@ pub(crate) async fn run(
     if let ServiceCommand::Check { files } = &command {
         return check(common, out, files);
     }
+    if let ServiceCommand::Import(given) = &command {
+        return import::import(out, given);
+    }
     let bus = &Bus::new(common)?;
     let (method, args) = match command {
-        ServiceCommand::Check { .. } => return Ok(()),
+        ServiceCommand::Check { .. } | ServiceCommand::Import(_) => return Ok(()),
         ServiceCommand::List { name, verbose } => {
             return list(bus, out, name.as_deref(), verbose).await;
         }

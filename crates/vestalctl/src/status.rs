@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use endpoint::{CallError, Code};
-use protocol::objects::nearest;
+use protocol::{config::Invalid, objects::nearest};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
     bus::{Bus, How},
+    config,
     error::{Error, Exit},
     heartbeat,
     output::Output,
@@ -66,16 +67,30 @@ pub(crate) async fn status(bus: &Bus, out: Output, name: Option<&str>) -> Result
         .map(|row| reported(row, &reporting))
         .map(measured)
         .collect();
+    let invalid: Vec<Invalid> = services
+        .iter()
+        .filter(|(service, _)| name.is_none_or(|name| name == *service))
+        .flat_map(|(_, listed)| invalid(listed))
+        .collect();
     if out.json {
         let mut all = Map::new();
         all.insert("services".to_owned(), json!(rows));
         if let Value::Object(report) = report {
             all.extend(report);
         }
+        if !invalid.is_empty() {
+            all.insert("invalid".to_owned(), json!(invalid));
+        }
         return Output::json(&all);
     }
     out.table(&table(&rows))?;
-    Output::text(&footer(&report, name))
+    Output::text(&footer(&report, &invalid, name))
+}
+
+/// Values for which a reload was refused. What is not understood is of a newer supervisor, and left out.
+fn invalid(listed: &Value) -> impl Iterator<Item = Invalid> {
+    let found = listed["invalid"].as_array().into_iter().flatten();
+    found.filter_map(|one| serde_json::from_value(one.clone()).ok())
 }
 
 /// A service that isn't there may have a definition that was left out.
@@ -211,10 +226,14 @@ fn problems<'r>(report: &'r Value, name: Option<&str>) -> impl Iterator<Item = &
     problems.filter(move |problem| file.as_ref().is_none_or(|file| problem.contains(file)))
 }
 
-/// What is wrong with definitions, and, where all services are shown, what of the suite is not there.
-fn footer(report: &Value, name: Option<&str>) -> String {
-    let mut text: String =
-        problems(report, name).map(|problem| format!("problem: {}\n", clean(problem))).collect();
+/// Why services run on with the configuration they had; what is wrong with definitions; and, where all services are
+/// shown, what of the suite is not there.
+fn footer(report: &Value, invalid: &[Invalid], name: Option<&str>) -> String {
+    let refused = invalid.iter().map(|one| {
+        format!("not reloaded: {}: {}\n", clean(one.service.as_str()), clean(&config::refused(one)))
+    });
+    let problems = problems(report, name).map(|problem| format!("problem: {}\n", clean(problem)));
+    let mut text: String = refused.chain(problems).collect();
     // Each begins with the daemon's name; why is the same for all, and stands in the JSON.
     let skipped = report["skipped"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let skipped: Vec<_> = skipped
@@ -274,10 +293,24 @@ mod tests {
         });
         let all = "\nproblem: /s/a.toml:4: unknown key\nproblem: /s/b.toml:1: no command\n\
                    not installed: log, config\n";
-        assert_eq!(footer(&report, None), all);
-        assert_eq!(footer(&report, Some("b")), "\nproblem: /s/b.toml:1: no command\n");
-        assert_eq!(footer(&report, Some("c")), "");
-        assert_eq!(footer(&Value::Null, None), "");
+        assert_eq!(footer(&report, &[], None), all);
+        assert_eq!(footer(&report, &[], Some("b")), "\nproblem: /s/b.toml:1: no command\n");
+        assert_eq!(footer(&report, &[], Some("c")), "");
+        assert_eq!(footer(&Value::Null, &[], None), "");
+    }
+
+    #[test]
+    fn a_refused_reload_is_told_with_what_is_wrong() {
+        let listed = json!({ "invalid": [
+            { "service": "hello", "package": "hello", "file": "/etc/config/hello", "section": "globe",
+                "option": "delay", "rule": "uinteger(1:200)", "text": "1 to 200" },
+            { "of": "a newer supervisor" },
+        ]});
+        let invalid: Vec<_> = invalid(&listed).collect();
+        assert_eq!(
+            footer(&Value::Null, &invalid, None),
+            "\nnot reloaded: hello: /etc/config/hello: hello.globe.delay: is missing for uinteger(1:200): 1 to 200\n"
+        );
     }
 
     #[test]

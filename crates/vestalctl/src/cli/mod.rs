@@ -1,6 +1,7 @@
 //! The command line: what can be written, and what it is called in `--help`. Does nothing.
 
 mod bus;
+mod config;
 mod log;
 mod service;
 mod system;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::{
     bus::{Listen, Monitor, Publish, RegistryCommand, WaitFor},
+    config::{ConfigCommand, Event, Import, Selected},
     log::{Log, LogLevel},
     service::{Define, Order, ServiceCommand},
     system::{SystemCommand, Watchdog},
@@ -65,6 +67,11 @@ pub(crate) enum Command {
     /// Define, start, stop and signal services
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// The configuration: what changed, who is told, what is valid
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Let the services' triggers see an event
+    Event(Event),
     /// The device itself
     #[command(subcommand)]
     System(SystemCommand),

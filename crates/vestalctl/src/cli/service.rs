@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
-use super::Within;
+use super::{Import, Within};
 use crate::units;
 
 #[derive(Debug, Subcommand)]
@@ -43,6 +43,8 @@ pub(crate) enum ServiceCommand {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Show the definition that a script of /etc/init.d makes; starts nothing of it
+    Import(Import),
     /// Start the program on disk beside the old one, then switch; callers see a pause
     Replace {
         name: String,

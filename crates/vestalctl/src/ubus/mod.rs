@@ -7,20 +7,22 @@ mod events;
 
 use std::{
     ffi::OsString,
-    io::{IsTerminal as _, stderr},
+    io::{self, IsTerminal as _, Read as _, stderr},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
 use endpoint::{ArgumentKind, CallError, Description};
+use protocol::frame::PAYLOAD_MAX;
 use serde_json::Value;
 
 use crate::{
+    applets,
     bus::{Bus, How, USUAL},
     cli::Common,
     error::{Error, Exit},
-    format,
+    format, import,
     objects::{self, Found},
     output::Output,
 };
@@ -35,7 +37,7 @@ Options:
 
 Commands:
  list [<path>]                     list objects; `net*` for all that begin with `net`
- call <path> <method> [<message>]  call a method; the message is a JSON object
+ call <path> <method> [<message>]  call a method; the message is a JSON object, - reads it from standard input
  listen [<pattern>...]             print events; `service.*` for all that begin with `service.`
  send <type> [<message>]           send an event
  subscribe <path> [<path>...]      print the events of these objects
@@ -98,6 +100,11 @@ pub(crate) async fn run(args: Vec<OsString>) -> ExitCode {
 
 async fn command(options: &Options) -> Result<(), End> {
     let (name, arguments) = options.words.split_first().ok_or(End::Usage)?;
+    if let Some(recorded) = import::record(&options.words, |text| object(text).unwrap_or_default())
+    {
+        return recorded
+            .map_err(|error| End::Output(Error::failed(format!("write it down: {error}"))));
+    }
     if options.filtered {
         return Err(End::Meaningless("-m and -M: calls and events here are not ubus' messages"));
     }
@@ -198,13 +205,30 @@ async fn call(
     Ok(Output::text(&format!("{}\n", format::message(&answer, options.simple)))?)
 }
 
-/// A message: nothing but an object is one.
+/// A message: nothing but an object is one. `-` is what stands on standard input, for messages that are too long for a
+/// command line.
 fn object(message: &str) -> Result<Value, String> {
-    match serde_json::from_str::<Value>(message) {
+    let mut read = String::new();
+    let message = if message == "-" {
+        let mut from = io::stdin().lock().take(PAYLOAD_MAX as u64 + 1);
+        from.read_to_string(&mut read).map_err(|error| format!("read the message: {error}"))?;
+        read.as_str()
+    } else {
+        message
+    };
+    if message.len() > PAYLOAD_MAX {
+        return Err(format!("the message is longer than {PAYLOAD_MAX} bytes"));
+    }
+    match serde_json::from_str::<Value>(message).or_else(|error| forgiving(message).ok_or(error)) {
         Ok(message) if message.is_object() => Ok(message),
         Ok(_) => Err("the message is no JSON object".to_owned()),
         Err(error) => Err(format!("the message is no JSON: {error}")),
     }
+}
+
+/// Scripts write `{'name':'web'}`, which ubus takes.
+fn forgiving(message: &str) -> Option<Value> {
+    applets::strict_json(message.as_bytes()).and_then(|text| serde_json::from_slice(&text).ok())
 }
 
 fn status(error: &CallError) -> u8 {

@@ -214,6 +214,7 @@ impl Serve for Service {
             "raw",
             "nothing",
             "replace",
+            "event",
         ];
         let spawn = ("spawn", ArgumentKind::Boolean, true);
         let start = Description::new("vestal.service", 1).event("service.start");

@@ -1,11 +1,14 @@
 //! The built program against a supervisor that says what each test needs.
 
+mod applets;
 mod bus;
 mod commands;
 mod completion;
+mod config;
 mod events;
 mod fake;
 mod logs;
+mod recorded;
 #[cfg(feature = "top")]
 mod top;
 mod ubus;
