@@ -22,6 +22,11 @@ const EFFECTS: &[&str] = &[
 const PURE: &[(&str, &[&str])] = &[
     ("crates/protocol/src", &[]),
     ("crates/rudp/src", &[]),
+    ("crates/uci/src", &["std::net"]),
+    ("crates/bundle/src", &[]),
+    ("services/config/src/machine", &[]),
+    ("services/upgrade/src/engine", &[]),
+    ("services/upgrade/src/boot", &[]),
     ("services/supervisor/src/machine", &[]),
     ("services/registry/src/machine", &[]),
     ("services/log/src/machine", &[]),

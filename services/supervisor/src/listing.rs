@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use protocol::name::Name;
 use serde_json::{Map, Value, json};
 
-use crate::settings::{Heartbeat, Instance, Process, Reload, Respawn, Service, Source, units};
+use crate::settings::{
+    Heartbeat, Instance, Process, Reload, Respawn, Rules, Service, Source, units,
+};
 
 /// What an instance is doing, as far as `list` tells it. The machine's snapshot is turned into this.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -90,7 +92,7 @@ fn listed(service: &Service, views: &BTreeMap<Name, InstanceView>, verbose: bool
         if !service.triggers.is_empty() {
             put(&mut out, "triggers", service.triggers.clone());
         }
-        let rules: Vec<Value> = service.validate.iter().rev().filter_map(validation).collect();
+        let rules: Vec<Value> = service.validate.iter().rev().map(Rules::shown).collect();
         if !rules.is_empty() {
             put(&mut out, "validate", rules);
         }
@@ -291,19 +293,6 @@ fn limits(process: &Process) -> Option<Value> {
         })
         .collect();
     (!limits.is_empty()).then_some(Value::Object(limits))
-}
-
-/// One validation rule set; procd drops what lacks a part.
-fn validation(given: &Value) -> Option<Value> {
-    let package = given.get("package")?.as_str()?;
-    let kind = given.get("type")?.as_str()?;
-    let rules = given.get("data")?.as_object()?;
-    let rules: Map<String, Value> = rules
-        .iter()
-        .filter(|(_, rule)| rule.is_string())
-        .map(|(key, rule)| (key.clone(), rule.clone()))
-        .collect();
-    Some(json!({ "package": package, "type": kind, "rules": rules }))
 }
 
 /// Where a definition stands, for a person.

@@ -1,16 +1,17 @@
 //! What goes into the machine and what comes out of it; the shell knows no other words.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use protocol::{
+    config::Invalid,
     failure::Failure,
     heartbeat::Missed,
     keeper::{Disposition, ShutdownKind, SlotState},
     name::Name,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{record::Record, replace::Seat};
+use super::{record::Record, replace::Seat, triggers::Ended};
 use crate::settings::{ReadinessKind, Service};
 
 /// Something that happened outside.
@@ -29,6 +30,12 @@ pub(crate) enum Event {
     Pressure { slot: u32, starved: bool },
     /// The reload command ended.
     ReloadDone { slot: u32, generation: u32, ok: bool },
+    /// The script of [`Action::RunScript`] with this number ended.
+    ScriptEnded { run: u64, ended: Ended },
+    /// The answer to [`Action::Validate`]: every value that is not valid.
+    Validated { run: u64, found: Vec<Invalid> },
+    /// Something that triggers may be for, and that nobody called about.
+    Seen { kind: String, data: Map<String, Value> },
     /// The heartbeat broker says that an application missed its deadline.
     Missed(Missed),
     /// A caller asks; answered by [`Action::Reply`] with the same number.
@@ -117,6 +124,11 @@ pub(crate) enum Request {
     Release {
         name: Name,
     },
+    /// Something happened that triggers may be for.
+    Event {
+        kind: String,
+        data: Map<String, Value>,
+    },
     UpdateStart {
         name: Name,
     },
@@ -197,6 +209,19 @@ pub(crate) enum Action {
         generation: u32,
         command: Vec<String>,
         timeout: Duration,
+    },
+    /// Run a service's script beside everything, and report [`Event::ScriptEnded`].
+    RunScript {
+        run: u64,
+        service: Name,
+        command: Vec<String>,
+        timeout: Duration,
+    },
+    /// Check these packages by the service's rules, and report [`Event::Validated`].
+    Validate {
+        run: u64,
+        service: Arc<Service>,
+        packages: BTreeSet<String>,
     },
     /// Append to the journal, before anything that follows.
     Record(Record),

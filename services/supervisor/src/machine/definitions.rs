@@ -8,6 +8,7 @@ use protocol::{
     name::Name,
     time::Moment,
 };
+use serde_json::{Map, Value, json};
 
 use super::{
     Action, Supervisor,
@@ -108,11 +109,13 @@ impl Supervisor {
         } else {
             self.core.remove(&name);
         }
+        let created = self.services.get(&name).is_none_or(|entry| entry.leaving);
         let entry =
             self.services.entry(name.clone()).or_insert_with(|| Entry::new(service.clone()));
-        entry.service = service.clone();
+        let old = std::mem::replace(&mut entry.service, service.clone());
         entry.leaving = false;
         let slots = entry.slots.clone();
+        self.register_triggers(&name);
         if self.before.is_some() {
             return Ok(());
         }
@@ -146,6 +149,11 @@ impl Supervisor {
         self.mark(&name);
         self.mark_neighbours(&name);
         self.restand(&name);
+        let old_data = if created { Map::new() } else { all_data(&old) };
+        self.data_changed(&old_data, &all_data(&service), now);
+        if created || old.instances != service.instances {
+            self.instances_changed(now);
+        }
         Ok(())
     }
 
@@ -336,6 +344,23 @@ impl Supervisor {
         life.again = false;
         self.dirty.insert(slot);
     }
+}
+
+/// The free data of a service and of its instances, by key.
+pub(super) fn all_data(service: &Service) -> Map<String, Value> {
+    let of_instances = service
+        .instances
+        .iter()
+        .filter_map(|(name, instance)| Some((name, instance.shown.get("data")?.as_object()?)));
+    let mut all = service.data.clone();
+    for (instance, data) in of_instances {
+        for (key, value) in data {
+            // What several of them say under one key is one thing that changes when any of them does.
+            let said = all.entry(key.clone()).or_insert(Value::Null);
+            *said = json!([said.take(), instance, value]);
+        }
+    }
+    all
 }
 
 fn raise(life: &mut Life, now: Moment) {

@@ -18,6 +18,7 @@ mod happenings;
 mod health;
 mod identity;
 mod instance;
+mod links;
 mod notices;
 mod record;
 mod replace;
@@ -27,6 +28,7 @@ mod service;
 mod shutdown;
 #[cfg(test)]
 mod tests;
+mod triggers;
 mod view;
 mod waiters;
 
@@ -42,13 +44,16 @@ use self::{
     instance::{Life, State},
     service::{Entry, graph::Graph, order::Order},
     shutdown::Shutdown,
+    triggers::Scripts,
     waiters::Waiter,
 };
 pub(crate) use self::{
     contract::{Action, Event, Happening, Notice, Request},
     identity::identity,
+    links::{Change, Links},
     record::Record,
     replace::Seat,
+    triggers::{COMPARED, Ended},
     view::InstanceView,
 };
 
@@ -77,6 +82,7 @@ pub(crate) struct Supervisor {
     touched: BTreeSet<u32>,
     deadlines: BTreeSet<(Moment, Due)>,
     waiters: BTreeMap<u64, Waiter>,
+    scripts: Scripts,
     actions: VecDeque<Action>,
     /// Answers, held back until the records that they promise are written.
     replies: Vec<(u64, Result<(), Failure>)>,
@@ -89,6 +95,7 @@ pub(crate) struct Supervisor {
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Due {
     CoreGate,
+    Scripts,
     Shutdown,
     Slot(u32),
     Waiter(u64),
@@ -111,6 +118,7 @@ impl Supervisor {
             touched: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             waiters: BTreeMap::new(),
+            scripts: Scripts::default(),
             actions: VecDeque::new(),
             replies: Vec::new(),
             before: Some(restore::Before::default()),
@@ -128,6 +136,9 @@ impl Supervisor {
             Event::Checked { slot, holds } => self.checked(slot, holds),
             Event::Pressure { slot, starved } => self.pressed(slot, starved, now),
             Event::ReloadDone { slot, generation, ok } => self.reload_done(slot, generation, ok),
+            Event::ScriptEnded { run, ended } => self.script_ended(run, &ended, now),
+            Event::Validated { run, found } => self.validated(run, found, now),
+            Event::Seen { kind, data } => self.event_seen(&kind, &data, now),
             Event::Missed(missed) => self.heartbeat_missed(&missed, now),
             Event::Request { id, request } => self.requested(id, request, now),
             Event::Definitions { services } => self.redefine(services, now),
@@ -143,6 +154,7 @@ impl Supervisor {
             self.deadlines.pop_first();
             match due {
                 Due::CoreGate => self.open_core_gate(),
+                Due::Scripts => self.scripts_due(),
                 Due::Shutdown => self.shutdown_overdue(now),
                 Due::Slot(slot) => {
                     if let Some(life) = self.lives.get_mut(&slot) {
@@ -176,6 +188,7 @@ impl Supervisor {
     /// remembered, and only then answers.
     fn settle(&mut self, now: Moment) {
         if self.before.is_none() {
+            self.begin_due(now);
             loop {
                 while let Some(slot) = self.dirty.pop_first() {
                     self.drive(slot, now);
@@ -189,6 +202,7 @@ impl Supervisor {
                 self.check_waiters(slot);
                 self.write_record(slot);
             }
+            self.write_queues();
             self.leave_if_done();
         }
         for (id, result) in self.replies.drain(..) {

@@ -11,6 +11,7 @@ use super::{
     health::Health,
     instance::{Life, State},
     replace::Role,
+    triggers::QueueRecord,
 };
 
 /// One line of the journal. The last record of a key counts. Message-made definitions are journalled by the shell,
@@ -21,6 +22,8 @@ pub(crate) enum Record {
     Instance(Box<InstanceRecord>),
     /// The slot is free. Key: the slot.
     Forgotten { slot: u32 },
+    /// What a service's triggers still have to do; an empty one is nothing to remember. Key: the service.
+    Queue(Box<QueueRecord>),
 }
 
 /// One instance's whole memory. Read by older and newer versions: keys may be missing, unknown ones are passed over, and

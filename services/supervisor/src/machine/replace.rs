@@ -124,7 +124,7 @@ impl Life {
                 "it is being replaced already: ask again when that is done".into(),
             );
         }
-        if self.again || !self.fulfilled() {
+        if self.again || !self.wanted || !self.fulfilled() {
             return refuse(
                 Code::Failed,
                 "only what is ready can be replaced: start it, or wait until it is ready".into(),
@@ -143,6 +143,13 @@ impl Supervisor {
         let lives = slots.iter().filter_map(|slot| self.lives.get(slot));
         if let Some(failure) = lives.clone().find_map(Life::irreplaceable) {
             return Err(failure);
+        }
+        if let Some(life) = lives.clone().find(|life| self.has_another(life)) {
+            let text = format!(
+                "service {} instance {}: the process of an earlier replacement has not ended yet: ask again when it has",
+                life.service.name, life.name
+            );
+            return Err(Failure::new(Code::Busy, text));
         }
         if lives.count() == 0 {
             return Err(Failure::new(Code::NotFound, "it has no instance that runs: start it"));
@@ -163,6 +170,13 @@ impl Supervisor {
             candidates.push(slot);
         }
         Ok(candidates)
+    }
+
+    /// An instance has two places: as long as a candidate that was given up is still there, both are taken.
+    fn has_another(&self, life: &Life) -> bool {
+        let entry = self.services.get(&life.service.name);
+        let beside = entry.into_iter().flat_map(|entry| &entry.beside);
+        beside.filter_map(|slot| self.lives.get(slot)).any(|other| other.name == life.name)
     }
 
     fn begin_replacement(&mut self, old: u32, slot: u32, now: Moment) {

@@ -8,10 +8,16 @@ use protocol::{
     name::Name,
     time::Moment,
 };
+use serde_json::Map;
 
 use super::{
-    Action, Request, Supervisor, definitions::Order, drive::RELOAD_TIMEOUT, instance::State,
-    replace::refuse_own, waiters::Awaited,
+    Action, Request, Supervisor,
+    definitions::{Order, all_data},
+    drive::RELOAD_TIMEOUT,
+    instance::State,
+    replace::refuse_own,
+    triggers::Reloading,
+    waiters::Awaited,
 };
 use crate::settings::Reload;
 
@@ -21,21 +27,35 @@ const WATCHDOG_DEFAULT_S: u32 = 30;
 const SIGNAL_MAX: i32 = 64;
 
 /// A request's immediate outcome: done, or to be answered when these slots are so far.
-enum Outcome {
+pub(super) enum Outcome {
     Done,
     Wait(Awaited, Vec<u32>),
+    /// The configuration is looked at first; see [`Supervisor::validated`].
+    Later,
 }
 
 impl Supervisor {
     pub(super) fn requested(&mut self, id: u64, request: Request, now: Moment) {
-        match self.carry_out(request, now) {
+        let outcome = self.carry_out(id, request, now);
+        self.conclude_request(id, outcome, now);
+    }
+
+    /// Answers a request, or keeps who asked until there is an answer.
+    pub(super) fn conclude_request(
+        &mut self,
+        id: u64,
+        outcome: Result<Outcome, Failure>,
+        now: Moment,
+    ) {
+        match outcome {
             Ok(Outcome::Done) => self.replies.push((id, Ok(()))),
             Ok(Outcome::Wait(awaited, slots)) => self.wait_for(id, awaited, slots, now),
+            Ok(Outcome::Later) => {}
             Err(failure) => self.replies.push((id, Err(failure))),
         }
     }
 
-    fn carry_out(&mut self, request: Request, now: Moment) -> Result<Outcome, Failure> {
+    fn carry_out(&mut self, id: u64, request: Request, now: Moment) -> Result<Outcome, Failure> {
         if self.shutdown.is_some() {
             let text = "everything is being stopped: ask again after the next start";
             return Err(Failure::new(Code::Cancelled, text));
@@ -58,7 +78,14 @@ impl Supervisor {
                 }
                 self.apply(service, true, Order::Message, now).map(|()| Outcome::Done)
             }
-            Request::Delete { name, instance, wait } => self.delete(&name, instance.as_ref(), wait),
+            Request::Delete { name, instance, wait } => {
+                let entry = self.services.get(&name).filter(|_| instance.is_none());
+                let data = entry.map(|entry| all_data(&entry.service)).unwrap_or_default();
+                let outcome = self.delete(&name, instance.as_ref(), wait)?;
+                self.data_changed(&data, &Map::new(), now);
+                self.instances_changed(now);
+                Ok(outcome)
+            }
             Request::Start { name, instance, wait } => {
                 let slots = self.startable(&name, instance.as_ref())?;
                 for slot in &slots {
@@ -87,7 +114,14 @@ impl Supervisor {
                 self.restart(&name, instance.as_ref(), wait, now)
             }
             Request::Reload { name, instance, wait } => {
-                self.reload(&name, instance.as_ref(), wait, now)
+                self.targets(&name, instance.as_ref())?;
+                let reload = Reloading { id, name, instance, wait };
+                match self.validate_first(reload) {
+                    None => Ok(Outcome::Later),
+                    Some(Reloading { name, instance, wait, .. }) => {
+                        self.reload(&name, instance.as_ref(), wait, now)
+                    }
+                }
             }
             Request::Signal { name, instance, signal } => {
                 self.signal(name.as_ref(), instance.as_ref(), signal)
@@ -105,13 +139,20 @@ impl Supervisor {
             }
             Request::Activate { name } => self.activate(&name, now),
             Request::Release { name } => self.release(&name),
+            Request::Event { kind, data } => {
+                self.event_called(&kind, &data, now).map(|()| Outcome::Done)
+            }
             Request::UpdateStart { name } => self.update_start(&name),
             Request::UpdateComplete { name } => self.update_complete(&name),
         }
     }
 
     /// The slots that a request is about.
-    fn targets(&self, name: &Name, instance: Option<&Name>) -> Result<Vec<u32>, Failure> {
+    pub(super) fn targets(
+        &self,
+        name: &Name,
+        instance: Option<&Name>,
+    ) -> Result<Vec<u32>, Failure> {
         let entry = self.services.get(name).filter(|entry| !entry.leaving).ok_or_else(|| {
             Failure::new(
                 Code::NotFound,
@@ -205,7 +246,7 @@ impl Supervisor {
         Ok(Outcome::Done)
     }
 
-    fn restart(
+    pub(super) fn restart(
         &mut self,
         name: &Name,
         instance: Option<&Name>,
@@ -221,7 +262,7 @@ impl Supervisor {
         Ok(when(wait, Awaited::Up, slots))
     }
 
-    fn reload(
+    pub(super) fn reload(
         &mut self,
         name: &Name,
         instance: Option<&Name>,
@@ -277,7 +318,7 @@ impl Supervisor {
         })
     }
 
-    fn signal(
+    pub(super) fn signal(
         &mut self,
         name: Option<&Name>,
         instance: Option<&Name>,
@@ -374,6 +415,7 @@ impl Supervisor {
         if let Some(slot) = entry.slots.get(instance).copied() {
             self.dismiss_instance(slot);
         }
+        self.register_triggers(name);
         self.restand(name);
     }
 }

@@ -20,6 +20,7 @@ use super::{
     record::{InstanceRecord, Record},
     replace::{Beside, Role},
     service::Entry,
+    triggers::QueueRecord,
 };
 use crate::settings::{self, Policy, Process, ReadinessKind, Reload, Respawn, Service, Source};
 
@@ -30,6 +31,7 @@ const SIGTERM: i32 = 15;
 pub(super) struct Before {
     records: BTreeMap<u32, InstanceRecord>,
     pub(super) found: BTreeMap<u32, SlotState>,
+    queues: BTreeMap<Name, QueueRecord>,
     pub(super) shutdown: Option<(ShutdownKind, u8)>,
     /// Services whose definition was accepted once and can't be read now.
     kept: BTreeSet<Name>,
@@ -46,6 +48,12 @@ impl Supervisor {
                 }
                 Record::Forgotten { slot } => {
                     before.records.remove(&slot);
+                }
+                Record::Queue(record) if record.is_empty() => {
+                    before.queues.remove(&record.service);
+                }
+                Record::Queue(record) => {
+                    before.queues.insert(record.service.clone(), *record);
                 }
             }
         }
@@ -112,6 +120,7 @@ impl Supervisor {
         }
         self.adopt_beside(&beside, aside, records_aside, now);
         self.house_the_rest(homeless, now);
+        self.restore_queues(std::mem::take(&mut before.queues));
         self.first_steps(before.shutdown, now);
     }
 

@@ -8,16 +8,20 @@ mod expand;
 pub(crate) mod files;
 pub(crate) mod problem;
 pub(crate) mod procd;
+mod rules;
 mod set;
 pub(crate) mod store;
 pub(crate) mod toml;
 pub(crate) mod units;
 mod users;
+mod watched;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use protocol::name::Name;
 use serde_json::Value;
+
+pub(crate) use self::rules::Rules;
 
 /// One service, valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,10 +47,11 @@ pub(crate) struct Service {
     pub(crate) on_demand: Option<OnDemand>,
     /// Boxed: a map of one entry has room for eleven, and a device has a thousand such maps.
     pub(crate) instances: BTreeMap<Name, Box<Instance>>,
-    /// procd's free data, triggers and validation rules, kept as given (`service list`, `get_data`).
+    /// procd's free data and triggers, kept as given (`service list`, `get_data`).
     pub(crate) data: serde_json::Map<String, Value>,
     pub(crate) triggers: Vec<Value>,
-    pub(crate) validate: Vec<Value>,
+    /// How its configuration has to be written.
+    pub(crate) validate: Vec<Rules>,
     /// Keys of procd's message that were dropped, as `key: why`.
     pub(crate) ignored: Vec<String>,
 }
@@ -142,9 +147,9 @@ pub(crate) struct Process {
     pub(crate) stderr: bool,
     /// Written after the spawn, removed at the stop.
     pub(crate) pidfile: Option<PathBuf>,
-    /// procd's `file`: the content's SHA-256 when the definition was read (zeros: not there), so that a change restarts.
+    /// The content's SHA-256 when the definition was read (zeros: not there), so that a change restarts.
     pub(crate) files: BTreeMap<PathBuf, [u8; 32]>,
-    /// procd's `netdev`: the devices' indices when the definition was read (0: not there).
+    /// The devices' indices when the definition was read (0: not there).
     pub(crate) netdevs: BTreeMap<String, u32>,
 }
 

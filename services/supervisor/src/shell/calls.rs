@@ -39,6 +39,16 @@ impl Shell {
                 let data = call.parse().map(|args: service::GetData| self.get_data(&args));
                 call.responder.finish(data);
             }
+            "event" => match call.parse() {
+                Ok(service::Event { kind, data }) => {
+                    self.request(Request::Event { kind, data }, call.responder, Answer::Nothing);
+                }
+                Err(failure) => call.responder.fail(failure),
+            },
+            "validate" => {
+                let rules = call.parse().map(|args: service::Validate| self.rules(&args));
+                call.responder.finish(rules);
+            }
             "missed" => self.missed_call(call),
             "pipes" => self.pipes_call(call),
             "ring" => self.ring_call(call),

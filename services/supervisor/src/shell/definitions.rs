@@ -44,6 +44,10 @@ impl Definitions {
         &self.context
     }
 
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
+    }
+
     /// Reads everything; says what is wrong, once, in the log.
     pub(crate) fn read(&mut self) -> Vec<Arc<Service>> {
         if std::mem::replace(&mut self.read_before, true) {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What describes our own start and must not leak into a service.
-const PRIVATE: &[&str] = &[
+pub(super) const PRIVATE: &[&str] = &[
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
@@ -36,7 +36,8 @@ const REPLACES: &str = "VESTAL_REPLACES";
 /// An environment file may be this long; more than that no process could be given.
 const ENV_FILE_MAX: u64 = 128 * 1024;
 /// Where programs without a slash are looked for when nobody says, as for root's login shell.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Ours, then the environment files', then the definition's, then what the suite itself says.
 ///

@@ -53,6 +53,8 @@ pub(crate) struct Memory {
     pub(crate) messages: BTreeMap<Name, Message>,
     /// The last key that every slot got.
     pub(crate) keys: BTreeMap<u32, Handed>,
+    /// What triggers still have to do, by service.
+    pub(crate) queues: BTreeMap<Name, Record>,
 }
 
 /// What every live key's last entry weighs, and the sum, which every append asks for.
@@ -61,6 +63,7 @@ struct Weights {
     slots: BTreeMap<u32, usize>,
     messages: BTreeMap<Name, usize>,
     keys: BTreeMap<u32, usize>,
+    queues: BTreeMap<Name, usize>,
     sum: u64,
 }
 
@@ -229,7 +232,7 @@ impl Journal {
 
     fn compact(&mut self) -> io::Result<()> {
         let mut bytes = Vec::new();
-        for record in self.memory.slots.values() {
+        for record in self.memory.slots.values().chain(self.memory.queues.values()) {
             bytes.extend(encode(&Entry::Machine(record.clone()))?);
         }
         for (service, message) in &self.memory.messages {
@@ -259,6 +262,16 @@ impl Journal {
                 self.memory.keys.remove(&slot);
                 let old = weights.keys.remove(&slot);
                 weights.changed(old, 0);
+            }
+            Entry::Machine(Record::Queue(record)) if record.is_empty() => {
+                self.memory.queues.remove(&record.service);
+                let old = weights.queues.remove(&record.service);
+                weights.changed(old, 0);
+            }
+            Entry::Machine(Record::Queue(record)) => {
+                let old = weights.queues.insert(record.service.clone(), length);
+                weights.changed(old, length);
+                self.memory.queues.insert(record.service.clone(), Record::Queue(record));
             }
             Entry::Machine(Record::Instance(record)) => {
                 let old = weights.slots.insert(record.slot, length);
@@ -381,6 +394,24 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         journal.record(Record::Forgotten { slot: 3 }).unwrap();
         assert!(Journal::open(&folder).unwrap().memory().keys.is_empty());
+        assert_eq!(journal.weights.sum, 0);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_triggers_still_have_to_do_is_remembered_until_nothing_is_left() {
+        let folder = folder("queues");
+        let mut journal = Journal::open(&folder).unwrap();
+        let text = r#"{"Queue":{"service":"a","jobs":[{"work":{"run":["/x","y"]},"event":"e","due":5,"packages":["p"]},{"work":"reload","event":"e","due":6},{"work":{"signal":10},"event":"e","due":7}]}}"#;
+        let record: Record = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&record).unwrap(), text);
+        journal.record(record.clone()).unwrap();
+        journal.compact().unwrap();
+        let mut journal = Journal::open(&folder).unwrap();
+        assert_eq!(journal.memory().queues.values().collect::<Vec<_>>(), [&record]);
+        let done = serde_json::from_str(r#"{"Queue":{"service":"a"}}"#).unwrap();
+        journal.record(done).unwrap();
+        assert!(Journal::open(&folder).unwrap().memory().queues.is_empty());
         assert_eq!(journal.weights.sum, 0);
         fs::remove_dir_all(folder).unwrap();
     }

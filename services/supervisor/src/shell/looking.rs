@@ -23,7 +23,19 @@ impl Shell {
             .machine
             .definitions()
             .map(|service| (&**service, views.get(&service.name).unwrap_or(&none)));
-        listing::list(entries, name.map(Name::as_str), args.verbose)
+        let mut listed = listing::list(entries, name.map(Name::as_str), args.verbose);
+        for (name, service) in listed.as_object_mut().into_iter().flatten() {
+            let Ok(name) = Name::new(name.clone()) else { continue };
+            let invalid = self.machine.invalid_of(&name);
+            if !invalid.is_empty() {
+                service["invalid"] = json!(invalid);
+            }
+            let queued = self.machine.queued_of(&name);
+            if args.verbose && !queued.is_empty() {
+                service["queue"] = Value::Array(queued);
+            }
+        }
+        listed
     }
 
     /// procd's `get_data`: `{service: {"*": service data, instance: instance data}}`, empty tables left out; with a type only
@@ -61,6 +73,23 @@ impl Shell {
             }
         }
         Value::Object(found)
+    }
+
+    /// procd's `validate`: the rules of all services together; of what is given twice the later service's counts.
+    pub(crate) fn rules(&self, args: &service::Validate) -> service::Rules {
+        let fits = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|it| it == is);
+        let mut found = service::Rules::new();
+        let named = |service: &&std::sync::Arc<crate::settings::Service>| {
+            args.service.as_ref().is_none_or(|name| service.name == *name)
+        };
+        for rules in self.machine.definitions().filter(named).flat_map(|it| &it.validate) {
+            if !fits(&args.package, &rules.package) || !fits(&args.kind, &rules.kind) {
+                continue;
+            }
+            let types = found.entry(rules.package.clone()).or_default();
+            types.entry(rules.kind.clone()).or_default().extend(rules.options.iter().cloned());
+        }
+        found
     }
 
     /// procd's answer to `service watchdog`.

@@ -13,6 +13,7 @@ mod environment;
 mod executable;
 mod heartbeats;
 mod identify;
+mod interfaces;
 mod journal;
 mod keys;
 mod logs;
@@ -22,6 +23,7 @@ mod notifications;
 mod notify;
 mod objects;
 mod own_places;
+mod performing;
 mod pipes;
 mod prepare;
 mod prepared;
@@ -30,34 +32,29 @@ mod probe;
 mod reexec;
 mod registry;
 mod reload;
+mod reports;
 mod ring;
+mod scripts;
 mod sockets;
 mod special_files;
 mod start;
+mod validation;
 mod watchdog;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
     time::Duration,
 };
 
 use daemon::{Shutdown, clock};
 use endpoint::{Bus, Incoming, Responder};
-use protocol::{
-    failure::Failure,
-    keeper::{Outcome, Phase, Report, Request as Order, ShutdownKind, SlotState},
-    name::Name,
-    service,
-};
-use rustix::io::Errno;
+use protocol::{config::Invalid, failure::Failure, keeper::SlotState, name::Name, service};
 use tokio::{signal::unix::Signal, sync::mpsc};
 
 pub(crate) use self::{
     channel::Channel, definitions::check_files, reexec::check_state, start::start,
 };
 use self::{
-    channel::Received,
     definitions::Definitions,
     heartbeats::Heartbeats,
     identify::{Identifier, Look, Place},
@@ -71,7 +68,7 @@ use self::{
     ring::Parts,
     watchdog::Watchdog,
 };
-use crate::machine::{Action, Event, Request, Seat, Supervisor};
+use crate::machine::{Change, Ended, Event, Request, Supervisor};
 
 /// What arrives beside the keeper's reports; bounded, so that a flood of calls or notifications waits at its source.
 const INBOX: usize = 256;
@@ -97,6 +94,16 @@ pub(crate) enum Inbound {
         generation: u32,
         ok: bool,
     },
+    ScriptEnded {
+        run: u64,
+        ended: Ended,
+    },
+    Validated {
+        run: u64,
+        found: Vec<Invalid>,
+    },
+    /// A network interface changed.
+    Seen(Change),
     /// Who drains what services print has to be looked at.
     Pipes(pipes::Event),
     /// There is no registry, and nobody tries any more.
@@ -251,94 +258,6 @@ impl Shell {
         }
     }
 
-    fn take_reports(&mut self, reports: &mut Vec<Received>) {
-        let mut last = None;
-        for received in reports.drain(..) {
-            last = Some(received.sequence);
-            match received.report {
-                Report::Slot(state) => self.slot_changed(state),
-                Report::Ack { request, outcome } => self.acknowledged(request, outcome),
-                Report::ShutdownWanted { kind } => {
-                    tracing::info!("everything is to stop: {kind:?}");
-                    self.machine.handle_event(Event::Shutdown { kind }, clock::now());
-                }
-                // Only at hand-over, which is behind us.
-                Report::Welcome { .. } | Report::Deposit { .. } | Report::HandoverEnd => {}
-            }
-        }
-        if let Some(sequence) = last {
-            self.channel.send(&Order::Seen { sequence }, Vec::new());
-        }
-    }
-
-    fn slot_changed(&mut self, state: SlotState) {
-        let known = self.states.insert(state.slot, state);
-        if let Some(prepared) = self.workshop.slot(state.slot) {
-            let ended = known.is_some_and(|known| known.exit_generation != state.exit_generation);
-            if ended {
-                prepared.flush_log();
-                prepared.probe = None;
-            }
-            let fresh = known.is_none_or(|known| known.pid != state.pid);
-            if fresh && state.phase == Phase::Running {
-                prepared.write_pidfile(state.pid);
-            }
-        }
-        self.workshop.key_taken(&state, &mut self.channel);
-        self.pipes_changed(state.slot);
-        self.look_at_registry(state.slot, state.phase);
-        self.machine.handle_event(Event::Slot(state), clock::now());
-    }
-
-    fn acknowledged(&mut self, request: u32, outcome: Outcome) {
-        let Some(pending) = self.pending.remove(&request) else { return };
-        let refused = |slot, errno: i32| Event::SpawnRefused { slot, errno };
-        match (pending, outcome) {
-            (Pending::Leave, Outcome::Done) => self.leaving = true,
-            (Pending::Leave, outcome) => {
-                tracing::error!(
-                    "the keeper does not leave: {outcome:?}; stopping, so that the next supervisor tries again"
-                );
-                self.leaving = true;
-            }
-            (Pending::Notification { slot }, _) => {
-                if let (Some(notification), Some(state)) =
-                    (self.held.remove(&request), self.states.get(&slot))
-                {
-                    self.deliver(slot, state.generation, notification);
-                }
-            }
-            (Pending::Reexec(id), outcome) => {
-                self.order(&Order::Starts, Pending::Starts);
-                self.answer_outcome(id, outcome);
-            }
-            (Pending::Watchdog(id), outcome) => self.watchdog_changed(id, outcome),
-            (Pending::Starts, Outcome::Count(starts)) => self.keeper_starts = starts,
-            (Pending::Look { place }, outcome) => self.looked(request, place, outcome),
-            (_, Outcome::Done) => {}
-            (Pending::Spawn { slot }, outcome) => {
-                let errno = match outcome {
-                    Outcome::Errno(errno) => errno,
-                    Outcome::Full => Errno::AGAIN.raw_os_error(),
-                    _ => Errno::STALE.raw_os_error(),
-                };
-                self.machine.handle_event(refused(slot, errno), clock::now());
-            }
-            (Pending::Define { slot }, outcome) => {
-                tracing::error!(
-                    "{}: the keeper refused its definition: {outcome:?}",
-                    self.owner(slot)
-                );
-            }
-            (Pending::Main { slot }, outcome) => tracing::warn!(
-                "{}: the process that it named as its main one is not taken: {outcome:?}",
-                self.owner(slot)
-            ),
-            (Pending::Other(what), outcome) => tracing::debug!("keeper: {what}: {outcome:?}"),
-            (Pending::Starts, outcome) => tracing::debug!("keeper: starts: {outcome:?}"),
-        }
-    }
-
     fn take(&mut self, inbound: Inbound) {
         match inbound {
             Inbound::Notification { slot, notification } => self.notified(slot, notification),
@@ -347,6 +266,16 @@ impl Shell {
             Inbound::Look(look) => self.look(look),
             Inbound::Pipes(event) => self.pipes_event(event),
             Inbound::RegistryGivenUp => self.registry_given_up(),
+            Inbound::ScriptEnded { run, ended } => {
+                self.machine.handle_event(Event::ScriptEnded { run, ended }, clock::now());
+            }
+            Inbound::Validated { run, found } => {
+                self.machine.handle_event(Event::Validated { run, found }, clock::now());
+            }
+            Inbound::Seen(change) => {
+                let (kind, data) = change.event();
+                self.machine.handle_event(Event::Seen { kind, data }, clock::now());
+            }
             Inbound::ReloadDone { slot, generation, ok } => {
                 self.machine.handle_event(Event::ReloadDone { slot, generation, ok }, clock::now());
             }
@@ -359,131 +288,6 @@ impl Shell {
             Some((service, instance)) => format!("service {} instance {instance}", service.name),
             None => format!("slot {slot}"),
         }
-    }
-
-    /// Performs everything the machine wants at the moment.
-    fn carry_out(&mut self) {
-        while let Some(action) = self.machine.poll_action() {
-            self.perform(action);
-        }
-    }
-
-    fn perform(&mut self, action: Action) {
-        match action {
-            Action::Define { slot, service, instance, disposition, seat } => {
-                self.define(slot, service, instance, disposition, seat);
-            }
-            Action::Dispose { slot, disposition } => {
-                self.workshop.disposed(slot, disposition);
-                self.order(&Order::Dispose { slot, disposition }, Pending::Other("dispose"));
-            }
-            Action::Spawn { slot, expected } => self.spawn(slot, expected),
-            Action::Signal { slot, generation, signal, tree } => {
-                let order = Order::Signal { slot, generation, signal, tree };
-                self.order(&order, Pending::Other("signal"));
-            }
-            Action::Forget { slot } => {
-                self.pipes_gone(slot);
-                self.states.remove(&slot);
-                self.unprepared.remove(&slot);
-                self.awaited.remove(&slot);
-                self.heartbeats.forget(slot, u32::MAX);
-                self.workshop.forget(slot, &mut self.channel);
-            }
-            Action::Expect { slot, service, instance } => {
-                self.expect_again(slot, &service, &instance);
-            }
-            Action::Unexpect { slot, generation } => self.heartbeats.forget(slot, generation),
-            Action::Release { slot } => {
-                self.heartbeats.forget(slot, u32::MAX);
-                self.workshop.release(slot, &mut self.channel);
-            }
-            Action::Check { slot, service } => {
-                let holds = conditions::check(&service.conditions);
-                self.machine.handle_event(Event::Checked { slot, holds }, clock::now());
-            }
-            Action::LookAtPressure { slot } => {
-                let starved = pressure::is_starved();
-                self.machine.handle_event(Event::Pressure { slot, starved }, clock::now());
-            }
-            Action::Probe { slot, generation, kind } => {
-                if let Some(prepared) = self.workshop.slot(slot) {
-                    let back = self.back.clone();
-                    prepared.probe = Some(probe::start(prepared, slot, generation, kind, back));
-                }
-            }
-            Action::AwaitObject { slot, generation, object } => {
-                self.await_object(slot, generation, object);
-            }
-            Action::ReloadCommand { slot, generation, command, timeout } => {
-                if let Some(prepared) = self.workshop.slot(slot) {
-                    reload::run(prepared, slot, generation, command, timeout, self.back.clone());
-                }
-            }
-            // A full disk was said by the journal; what runs is worth more than what is remembered of it.
-            Action::Record(record) => drop(self.journal.record(record)),
-            Action::Reply { id, result } => self.reply(id, result),
-            Action::Publish(happening) => {
-                self.heartbeats.look_at(&happening);
-                self.publish(&happening);
-            }
-            Action::Leave { kind, exit_code } => {
-                self.workshop.close();
-                // Only PID 1 may do anything to the machine; elsewhere every kind means: leave.
-                let kind = if self.pid_one { kind } else { ShutdownKind::Exit };
-                tracing::info!("everything is stopped: {kind:?} with code {exit_code}");
-                self.order(&Order::Shutdown { kind, exit_code }, Pending::Leave);
-            }
-        }
-    }
-
-    fn define(
-        &mut self,
-        slot: u32,
-        service: Arc<crate::settings::Service>,
-        instance: Name,
-        disposition: protocol::keeper::Disposition,
-        seat: Seat,
-    ) {
-        self.unprepared.remove(&slot);
-        let name = format!("service {} instance {instance}", service.name);
-        let whose = (Arc::clone(&service), instance.clone(), seat);
-        match self.workshop.define(slot, whose, disposition, &mut self.channel) {
-            Ok((sequence, missing)) => {
-                self.pending.insert(sequence, Pending::Define { slot });
-                self.pipes_changed(slot);
-                for limit in missing {
-                    tracing::warn!("{name}: {limit}");
-                }
-                self.expect_again(slot, &service, &instance);
-            }
-            Err(error) => {
-                tracing::error!("{name}: {error:#}");
-                let errno =
-                    error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-                self.unprepared.insert(slot, errno.unwrap_or(Errno::INVAL.raw_os_error()));
-            }
-        }
-    }
-
-    fn spawn(&mut self, slot: u32, expected: u32) {
-        if let Some(errno) = self.unprepared.get(&slot).copied() {
-            self.machine.handle_event(Event::SpawnRefused { slot, errno }, clock::now());
-            return;
-        }
-        if let Err(error) = self.hand_over_key(slot, expected + 1) {
-            tracing::error!("{}: {error:#}", self.owner(slot));
-            let errno = Errno::AGAIN.raw_os_error();
-            self.machine.handle_event(Event::SpawnRefused { slot, errno }, clock::now());
-            return;
-        }
-        self.order(&Order::Spawn { slot, expected }, Pending::Spawn { slot });
-    }
-
-    fn order(&mut self, order: &Order, pending: Pending) -> u32 {
-        let sequence = self.channel.send(order, Vec::new());
-        self.pending.insert(sequence, pending);
-        sequence
     }
 
     /// Hands a request to the machine; the caller is answered when the machine answers.

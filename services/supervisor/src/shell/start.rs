@@ -1,6 +1,12 @@
 //! From nothing to a running supervisor: takes what the keeper hands over, remembers what was promised, reads what is wanted.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use daemon::{Context, clock};
@@ -15,6 +21,7 @@ use super::{
     definitions::Definitions,
     heartbeats::Heartbeats,
     identify::Identifier,
+    interfaces,
     journal::Journal,
     objects::{Forward, Object},
     own_places,
@@ -108,6 +115,7 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
     shell.begin_draining();
     shell.take_ring();
     shell.join_registry();
+    interfaces::start(shell.back.clone());
     shell.forget_ended();
     Ok(shell)
 }
@@ -126,9 +134,11 @@ fn remember(
 ) -> Supervisor {
     let now = clock::now();
     let mut machine = Supervisor::new(now);
-    machine.restore(journal.memory().slots.values().cloned());
+    machine.look_for_folders_with(|path| Path::new(path).is_dir());
+    let memory = journal.memory();
+    machine.restore(memory.slots.values().chain(memory.queues.values()).cloned());
     machine.handle_event(Event::Definitions { services: definitions.read() }, now);
-    for (name, message) in &journal.memory().messages {
+    for (name, message) in &memory.messages {
         match message.read(name, definitions) {
             Ok(service) => {
                 let request = Request::Set { service: Arc::new(service) };

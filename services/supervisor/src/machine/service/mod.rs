@@ -10,6 +10,7 @@ use std::{
 
 use protocol::name::Name;
 
+use super::triggers::Triggers;
 use crate::settings::Service;
 
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct Entry {
     pub(crate) leaving: bool,
     /// Between `update_start` and `update_complete`: the instances that nobody has added again.
     pub(crate) unconfirmed: Option<BTreeSet<Name>>,
+    /// As its definition has them, compiled.
+    pub(super) triggers: Triggers,
 }
 
 /// What others need to know of a service.
@@ -51,7 +54,8 @@ impl Entry {
     pub(crate) fn new(service: Arc<Service>) -> Self {
         let standing = Standing { up: true, ..Standing::default() };
         let (slots, beside) = Default::default();
-        Self { service, slots, beside, standing, leaving: false, unconfirmed: None }
+        let triggers = Triggers::default();
+        Self { service, slots, beside, standing, leaving: false, unconfirmed: None, triggers }
     }
 
     /// Deleted, and nothing of it is left.

@@ -38,6 +38,9 @@ pub(super) struct Device {
     names: BTreeMap<u32, String>,
     /// What the shell would find when it looks at the machine's pressure.
     pub(super) starved: bool,
+    /// Numbers of scripts and of validations, in the order in which they were asked for.
+    pub(super) scripts: Vec<u64>,
+    pub(super) validations: Vec<u64>,
     /// Up to which generation of a slot no heartbeats are expected.
     pub(super) unexpected: BTreeMap<u32, u32>,
 }
@@ -62,6 +65,8 @@ impl Device {
             cut_after: None,
             names: BTreeMap::new(),
             starved: false,
+            scripts: Vec::new(),
+            validations: Vec::new(),
             unexpected: BTreeMap::new(),
         };
         device.take_over();
@@ -183,6 +188,15 @@ impl Device {
             Action::Probe { slot, .. } => self.log.push(format!("probe {}", self.names[&slot])),
             Action::ReloadCommand { slot, .. } => {
                 self.log.push(format!("reload {}", self.names[&slot]))
+            }
+            Action::RunScript { run, service, command, .. } => {
+                self.log.push(format!("run {service} {}", command.join(" ")));
+                self.scripts.push(run);
+            }
+            Action::Validate { run, service, packages } => {
+                let packages: Vec<String> = packages.into_iter().collect();
+                self.log.push(format!("validate {} {}", service.name, packages.join(" ")));
+                self.validations.push(run);
             }
             Action::AwaitObject { slot, object, .. } => {
                 self.log.push(format!("await {object} {}", self.names[&slot]));

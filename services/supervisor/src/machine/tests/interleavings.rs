@@ -255,6 +255,20 @@ fn every_order_of_a_replacement_and_what_may_come_between_ends_well() {
     });
 }
 
+/// Found by [`any_order_of_events_ends_well`]: a third process of one instance, which the next supervisor took for it.
+#[test]
+fn what_is_to_stop_or_has_a_candidate_that_still_ends_is_not_replaced() {
+    let begin = [Step::Start(0), Step::Messy(0), Step::Ready(0), Step::Start(0)];
+    let (replace, stop, start) = (Step::Replace(0), Step::Stop(0), Step::Start(0));
+    for middle in [
+        &[stop, replace, replace, Step::Restart(0)][..],
+        &[replace, stop, replace, start],
+        &[replace, stop, start, replace],
+    ] {
+        run(&[&begin, middle, &[Step::KillSupervisor]].concat());
+    }
+}
+
 fn permute(order: &mut Vec<usize>, from: usize, visit: &mut impl FnMut(&[usize])) {
     if from == order.len() {
         visit(order);

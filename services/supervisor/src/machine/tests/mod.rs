@@ -12,6 +12,7 @@ mod requests;
 mod respawn;
 mod restarts_of_the_supervisor;
 mod shutdown;
+mod triggers;
 mod unkillable;
 mod watching;
 

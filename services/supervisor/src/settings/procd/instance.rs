@@ -5,17 +5,16 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use protocol::keeper::plan::{ARGUMENTS_MAX, VARIABLES_MAX};
 use serde_json::{Map, Value, json};
 
-use super::{attributes::Attributes, watched};
+use super::attributes::Attributes;
 use crate::settings::{
     Heartbeat, Instance, OnMiss, Policy, Process, Reload, Respawn,
     context::{Context, Identity},
     toml::{PROCD_RESPAWN, STOP_TIMEOUT},
     units,
     users::Wanted,
+    watched::{self, WATCHED_MAX},
 };
 
-/// Most files and most devices that one instance may watch.
-const WATCHED_MAX: usize = 256;
 /// What `watchdog` means where no time is given, in seconds.
 const WATCHDOG_DEFAULT: u32 = 30;
 

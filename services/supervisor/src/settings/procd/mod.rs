@@ -5,7 +5,6 @@ mod attributes;
 mod instance;
 #[cfg(test)]
 mod tests;
-mod watched;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +18,7 @@ use self::attributes::Attributes;
 use super::{
     Service, Source,
     context::Context,
+    rules::{RULES_MAX, Rules},
     toml::{CORE, START_DEFAULT},
 };
 
@@ -113,6 +113,8 @@ pub(crate) fn read(message: &Value, context: &Context) -> Result<Message, Failur
             (_, None) => ignored.push(format!("instances.{key}: not a table")),
         }
     }
+    let rules = validate.into_iter().flatten().take(RULES_MAX).filter_map(Rules::of_procd);
+    let rules = rules.collect();
     let service = Service {
         source: Source::Message,
         autostart: autostart.unwrap_or(true),
@@ -129,7 +131,7 @@ pub(crate) fn read(message: &Value, context: &Context) -> Result<Message, Failur
         instances,
         data: data.cloned().unwrap_or_default(),
         triggers: triggers.map(<[Value]>::to_vec).unwrap_or_default(),
-        validate: validate.map(<[Value]>::to_vec).unwrap_or_default(),
+        validate: rules,
         ignored,
     };
     Ok(Message {

@@ -3,6 +3,7 @@
 
 mod policy;
 mod process;
+mod reacting;
 mod serving;
 mod table;
 #[cfg(test)]
@@ -12,12 +13,12 @@ mod watching;
 use std::{collections::BTreeMap, path::Path};
 
 use protocol::name::Name;
-use serde_json::Value;
 use toml::de::DeTable;
 
 pub(crate) use self::policy::{PROCD_RESPAWN, STOP_TIMEOUT};
 use self::{
     process::Surroundings,
+    reacting::object,
     table::{Document, Item, Table},
 };
 use super::{
@@ -40,7 +41,7 @@ pub(crate) const START_DEFAULT: u32 = 50;
 const ONLY_INSTANCE: &str = "instance1";
 
 /// Keys of a service as a whole; all others may stand in an instance too.
-pub(super) const SERVICE_KEYS: [&str; 13] = [
+pub(super) const SERVICE_KEYS: [&str; 14] = [
     "enabled",
     "autostart",
     "on-demand",
@@ -53,9 +54,10 @@ pub(super) const SERVICE_KEYS: [&str; 13] = [
     "conditions",
     "data",
     "triggers",
+    "validate",
     "instances",
 ];
-pub(super) const INSTANCE_KEYS: [&str; 29] = [
+pub(super) const INSTANCE_KEYS: [&str; 31] = [
     "command",
     "env",
     "env-files",
@@ -78,6 +80,8 @@ pub(super) const INSTANCE_KEYS: [&str; 29] = [
     "stdout",
     "stderr",
     "pidfile",
+    "files",
+    "netdev",
     "respawn",
     "critical",
     "stop-signal",
@@ -154,8 +158,8 @@ fn service(top: &Table<'_>, name: &Name, source: Source, context: &Context) -> R
         on_demand,
         instances: instances(top, name, context, core),
         data: object(top.get("data")),
-        triggers: triggers(top),
-        validate: Vec::new(),
+        triggers: reacting::triggers(top),
+        validate: reacting::validate(top),
         ignored: Vec::new(),
     };
     Read { service, enabled: top.boolean("enabled").unwrap_or(true) }
@@ -164,12 +168,11 @@ fn service(top: &Table<'_>, name: &Name, source: Source, context: &Context) -> R
 /// What a key that isn't ours could have meant.
 fn not_yet(key: &str) -> Option<String> {
     let text = match key {
-        "seccomp" | "namespaces" | "templates" | "timers" | "files" | "netdev" | "validate" => {
-            "this version can't do that yet"
-        }
+        "seccomp" | "namespaces" | "templates" | "timers" => "this version can't do that yet",
         "back-off" | "backoff" => {
             "the back-off is fixed (at once, then 100ms doubling to 30s); respawn = { max-restarts = N } bounds it"
         }
+        "file" => "did you mean \"files\"?",
         "name" => "a service is called as its file",
         "args" | "arguments" => "write the arguments into command = [\"/program\", \"argument\"]",
         "environment" => "did you mean \"env\"?",
@@ -302,27 +305,4 @@ fn one_or_more<'d>(table: &Table<'d>, key: &str) -> Vec<Item<'d>> {
         Some(item) => item.list().unwrap_or_default(),
         None => Vec::new(),
     }
-}
-
-fn object(item: Option<Item<'_>>) -> serde_json::Map<String, Value> {
-    let Some(item) = item else { return serde_json::Map::new() };
-    match item.table().and_then(|_| item.json()) {
-        Some(Value::Object(object)) => object,
-        _ => serde_json::Map::new(),
-    }
-}
-
-/// Kept as given; what they mean is the configuration watcher's and the trigger machine's to say.
-fn triggers(top: &Table<'_>) -> Vec<Value> {
-    const KEYS: [&str; 5] = ["event", "package", "action", "run", "delay"];
-    let mut triggers = Vec::new();
-    for item in top.list("triggers").unwrap_or_default() {
-        let Some(table) = item.table() else { continue };
-        table.refuse_others(&KEYS, |_| None);
-        if table.get("event").is_none() {
-            item.wrong("a trigger needs event = \"...\"");
-        }
-        triggers.extend(item.json());
-    }
-    triggers
 }

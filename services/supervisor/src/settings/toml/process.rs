@@ -22,6 +22,7 @@ use crate::settings::{
     expand,
     units::{self, Counted},
     users::Wanted,
+    watched,
 };
 
 /// Most descriptors that a service may deposit.
@@ -161,6 +162,8 @@ pub(super) fn process(
         stdout: table.boolean("stdout").unwrap_or(true),
         stderr: table.boolean("stderr").unwrap_or(true),
         pidfile: path("pidfile"),
+        files: files(table, surroundings),
+        netdevs: devices(table),
         ..Process::default()
     };
     identity(table, surroundings, &mut process, errors, shown);
@@ -188,6 +191,26 @@ fn env_files(table: &Table<'_>, surroundings: &Surroundings<'_>) -> Vec<EnvFile>
         Some(EnvFile { path: path.into(), optional })
     };
     list(table, "env-files").iter().filter_map(file).collect()
+}
+
+/// What these files say now counts as part of the definition.
+fn files(table: &Table<'_>, surroundings: &Surroundings<'_>) -> BTreeMap<PathBuf, [u8; 32]> {
+    let paths = list(table, "files").into_iter().filter_map(|item| surroundings.path(&item));
+    paths.map(|path| (path.clone(), watched::content(&path))).collect()
+}
+
+/// Which devices these names mean now counts as part of the definition.
+fn devices(table: &Table<'_>) -> BTreeMap<String, u32> {
+    let name = |item: &Item<'_>| {
+        item.parsed(|text| match text {
+            "" => Err("no device is called so".to_owned()),
+            text if text.contains(['/', '\0']) => Err(format!("{text:?} is no name of a device")),
+            text => Ok(text.to_owned()),
+        })
+    };
+    let names = list(table, "netdev");
+    let names = names.iter().filter_map(name);
+    names.map(|name| (name.clone(), watched::device_index(&name))).collect()
 }
 
 fn capabilities(table: &Table<'_>) -> Option<u64> {

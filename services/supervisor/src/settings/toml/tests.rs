@@ -455,3 +455,62 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn triggers_are_checked_key_by_key() {
+    let trigger = |keys: &str| format!("[[triggers]]\nevent = \"e\"\n{keys}");
+    for keys in
+        ["", "action = \"restart\"", "signal = \"USR1\"", "run = [\"/x\", \"%y%\"]\ndelay = \"1s\""]
+    {
+        assert_eq!(service(&format!("command = [\"/x\"]\n{}", trigger(keys))).triggers.len(), 1);
+    }
+    for (keys, told) in [
+        ("action = \"dance\"", "allowed are \"reload\", \"restart\""),
+        ("action = \"reload\"\nrun = [\"/x\"]", "one of action, signal and run"),
+        ("signal = \"NOTHING\"", "signal"),
+        ("run = []", "the command is empty"),
+        ("run = [\"\"]", "the command is empty"),
+        ("run = \"/x\"", "a list in [ ]"),
+        ("delay = \"soon\"", "is not a duration"),
+        ("strict = 1", "true or false"),
+        ("interface = 1", "a text in quotes"),
+        ("pakage = \"x\"", "did you mean \"package\"?"),
+    ] {
+        let mistakes = mistakes(&trigger(keys));
+        assert!(mistakes.contains(told), "{keys}: {mistakes}");
+    }
+}
+
+#[test]
+fn rules_are_read_strictly() {
+    let rules = |keys: &str| format!("[[validate]]\n{keys}\n");
+    let good =
+        rules("package = \"p\"\ntype = \"t\"\noptions = { a = \"port\", b = \"or('x','y')\" }");
+    let service = service(&format!("command = [\"/x\"]\n{good}"));
+    let [read] = &service.validate[..] else { panic!("{:?}", service.validate) };
+    assert!(read.strict && read.options.len() == 2);
+    assert_eq!((&*read.package, &*read.kind), ("p", "t"));
+    for (keys, told) in [
+        ("", "key \"validate[0].package\" is missing"),
+        ("package = \"../p\"\ntype = \"t\"\noptions = {}", "is no name of a file"),
+        ("package = \"p\"\ntype = \"t\"\noptions = { a = \"prot\" }", "column 1"),
+        ("package = \"p\"\ntype = \"t\"\noptions = { a = 1 }", "a text in quotes"),
+    ] {
+        let mistakes = mistakes(&rules(keys));
+        assert!(mistakes.contains(told), "{keys}: {mistakes}");
+    }
+}
+
+#[test]
+fn a_changed_file_makes_a_changed_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let conf = folder.path().join("x.conf");
+    let text = format!("files = [{:?}]\nnetdev = [\"no-such-device\"]", conf);
+    let before = only(&text).process;
+    assert_eq!((before.files.len(), before.netdevs["no-such-device"]), (1, 0));
+    assert_eq!(only(&text).process, before);
+    std::fs::write(&conf, "changed").unwrap();
+    assert_ne!(only(&text).process, before);
+    assert!(mistakes("files = [\"x\"]").contains("absolute"));
+    assert!(mistakes("netdev = [\"a/b\"]").contains("no name of a device"));
+}

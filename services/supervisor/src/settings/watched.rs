@@ -1,13 +1,15 @@
-//! What `file` and `netdev` look at when a message is read: a changed answer makes a changed process, and that restarts it.
+//! What `files` and `netdev` look at when a definition is read: a changed answer makes a changed process, and that restarts it.
 
 use std::{fs, io::Read as _, path::Path};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::settings::files;
+use super::files;
 
 /// Read of each file; of a longer one the beginning and the length count.
 const FILE_MAX: u64 = 16 << 20;
+/// Most files and most devices that one instance may watch.
+pub(super) const WATCHED_MAX: usize = 256;
 
 /// The content's hash; zeros for a file that isn't there or is no plain file.
 pub(super) fn content(path: &Path) -> [u8; 32] {
