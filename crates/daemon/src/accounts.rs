@@ -2,10 +2,9 @@
 
 /// Users that the suite's own services run as, with the numbers they get where `/etc/passwd` doesn't have them
 /// (`docs/definitions.md`). Numbers are never reused.
-pub const BUILT_IN: [(&str, u32); 5] = [
+pub const BUILT_IN: [(&str, u32); 4] = [
     ("vestal-registry", 870),
     ("vestal-heartbeat", 871),
-    ("vestal-config", 872),
     ("vestal-log", 873),
     ("vestal-upgrade", 874),
 ];

@@ -4,6 +4,8 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::remote::RemoteCommand;
+
 /// A recipe that shows every key.
 const RECIPE: &str = r#"A recipe:
   product = "demo-board"
@@ -24,14 +26,15 @@ const RECIPE: &str = r#"A recipe:
   rollback-index = 1
   allow-special = false                  # devices and setuid programs in it"#;
 
-/// Makes keys, keyrings and bundles for Vestal devices.
+/// Makes keys, keyrings and bundles for Vestal devices, and upgrades these.
 #[derive(Debug, Parser)]
 #[command(
     name = "vestal",
     version,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no such file."
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no such file, \
+                  4 cannot reach the device, 5 timed out."
 )]
 pub(crate) struct Cli {
     /// Print JSON instead of text
@@ -51,6 +54,8 @@ pub(crate) enum Command {
     /// Build, sign and look at bundles
     #[command(subcommand)]
     Bundle(BundleCommand),
+    #[command(flatten)]
+    Remote(RemoteCommand),
 }
 
 #[derive(Args, Debug)]

@@ -7,8 +7,11 @@ use std::{fmt::Display, io, path::Path};
 pub(crate) enum Exit {
     /// Refused, or tried in vain.
     Failed = 1,
-    /// No such file.
+    /// No such file, or nothing of that name on the device.
     NotFound = 3,
+    /// The device does not answer.
+    Unreachable = 4,
+    TimedOut = 5,
 }
 
 /// What is printed on stderr, and the exit code.
@@ -19,6 +22,10 @@ pub(crate) struct Error {
 }
 
 impl Error {
+    pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
+        Self { exit, text: text.into() }
+    }
+
     pub(crate) fn failed(text: impl Into<String>) -> Self {
         Self { exit: Exit::Failed, text: text.into() }
     }

@@ -35,7 +35,7 @@ pub(crate) fn make(path: &Path) -> Result<SecretKey, Error> {
 }
 
 /// Waits, early after a boot, until the kernel has random numbers.
-fn fill(seed: &mut [u8; 32]) -> Result<(), Error> {
+pub(crate) fn fill(seed: &mut [u8; 32]) -> Result<(), Error> {
     let mut filled = 0;
     while filled < seed.len() {
         match rustix::rand::getrandom(&mut seed[filled..], rustix::rand::GetRandomFlags::empty()) {

@@ -1,5 +1,5 @@
-//! `vestal`: the engineer's command-line program. It makes keys, keyrings and bundles. `main` only wires; each command
-//! has a file.
+//! `vestal`: the engineer's command-line program. It makes keys, keyrings and bundles, and sends these to devices.
+//! `main` only wires; each command has a file.
 
 mod bundle_create;
 mod bundle_inspect;
@@ -15,6 +15,7 @@ mod keys;
 mod output;
 mod progress;
 mod recipe;
+mod remote;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ fn run(Cli { json, command }: Cli) -> Result<(), Error> {
         Command::Keyring(KeyringCommand::Create(given)) => keyring::create(out, &given),
         Command::Keyring(KeyringCommand::Sign(given)) => keyring::sign(out, &given),
         Command::Keyring(KeyringCommand::Show(given)) => keyring::show(out, &given.file),
+        Command::Remote(command) => remote::run(out, command),
         Command::Bundle(BundleCommand::Create(given)) => bundle_create::run(out, &given),
         Command::Bundle(BundleCommand::Inspect(given)) => bundle_inspect::run(out, &given.file),
         Command::Bundle(BundleCommand::Sign(given)) => bundle_sign::run(out, &given),

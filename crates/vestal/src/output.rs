@@ -29,7 +29,7 @@ impl Output {
     }
 }
 
-fn write(text: &str) -> Result<(), Error> {
+pub(crate) fn write(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // `vestal bundle inspect | head -1`: who reads has seen enough.

@@ -76,7 +76,8 @@ fn reloaded(out: Output, done: &Reloaded, confirm: Option<Duration>) -> Result<(
     } else {
         let mut text: String = done.announced.iter().map(change).collect();
         text.push_str(&format!("{} unchanged\n", done.unchanged));
-        if let Some(confirm) = confirm.filter(|_| !done.announced.is_empty()) {
+        // Also where nothing changed yet: what is announced from now on is on trial.
+        if let Some(confirm) = confirm {
             text.push_str(&format!(
                 "goes back in {} unless `vestalctl config confirm` comes\n",
                 units::duration(confirm)
@@ -126,9 +127,12 @@ fn status(out: Output, status: Status) -> Result<(), Error> {
     let mode = serde_json::to_value(status.mode).unwrap_or_default();
     let mut text = format!("\nmode: {}\n", mode.as_str().unwrap_or("unknown"));
     if let Some(apply) = &status.apply {
+        let packages = match apply.packages.is_empty() {
+            true => "nothing yet".to_owned(),
+            false => clean(&apply.packages.join(" ")),
+        };
         text.push_str(&format!(
-            "not confirmed: {}; goes back in {}\n",
-            clean(&apply.packages.join(" ")),
+            "not confirmed: {packages}; goes back in {}\n",
             units::duration(Duration::from_millis(apply.left_ms))
         ));
     }

@@ -32,6 +32,7 @@ mod table;
 mod top;
 mod ubus;
 mod units;
+mod upgrade;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
@@ -106,6 +107,7 @@ async fn run(Cli { common, command }: Cli) -> Result<(), Error> {
         Command::Heartbeat(HeartbeatCommand::List) => {
             heartbeat::list(&Bus::new(&common)?, out).await
         }
+        Command::Upgrade(command) => upgrade::run(&Bus::new(&common)?, out, command).await,
         Command::Log(given) => logs::log(&common, out, &given).await,
         Command::LogLevel(given) => logs::level(&Bus::new(&common)?, out, &given).await,
         #[cfg(feature = "top")]

@@ -5,6 +5,7 @@ mod config;
 mod log;
 mod service;
 mod system;
+mod upgrade;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,6 +17,7 @@ pub(crate) use self::{
     log::{Log, LogLevel},
     service::{Define, Order, ServiceCommand},
     system::{SystemCommand, Watchdog},
+    upgrade::{Install, KeyringCommand, UpgradeCommand},
 };
 use crate::units;
 
@@ -108,6 +110,9 @@ pub(crate) enum Command {
     /// Who says that he is alive, and how regularly
     #[command(subcommand)]
     Heartbeat(HeartbeatCommand),
+    /// Install bundles; what is in which slot, and how an upgrade stands
+    #[command(subcommand)]
+    Upgrade(UpgradeCommand),
     /// Print what services, the kernel and syslog said
     Log(Log),
     /// Print or change how much a daemon says

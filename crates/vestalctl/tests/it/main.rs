@@ -12,3 +12,4 @@ mod recorded;
 #[cfg(feature = "top")]
 mod top;
 mod ubus;
+mod upgrade;

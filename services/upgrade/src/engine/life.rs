@@ -243,7 +243,11 @@ impl<P: Platform> Engine<P> {
             (State::Trial, Ok(())) => self.confirm(now),
             (State::Trial, Err(why)) => self.go_back(&why, true, true, now),
             (_, Ok(())) => self.keep_booting(),
-            (_, Err(_)) => Ok(()),
+            (_, Err(_)) => {
+                // A boot that is slow to become healthy is a good one all the same.
+                self.observe(Vec::new(), now);
+                Ok(())
+            }
         };
         if told.is_err() && self.state() == State::Trial {
             // It could not even be journaled, so nothing was decided: it is observed once more. A set that is never

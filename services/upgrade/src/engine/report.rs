@@ -113,6 +113,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// The lowest rollback index of a component that was recorded.
+    #[cfg(test)]
     pub(crate) fn floor(&self, component: &str) -> u64 {
         self.ledger.floor(component)
     }

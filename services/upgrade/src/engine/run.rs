@@ -77,11 +77,6 @@ impl Run {
         Ok(())
     }
 
-    /// Forgets what was not handed to the disk yet.
-    pub(crate) fn clear(&mut self) {
-        self.filled = 0;
-    }
-
     pub(crate) fn take_written(&mut self) -> u64 {
         std::mem::take(&mut self.written)
     }

@@ -29,7 +29,6 @@ pub(crate) struct Story {
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) received: u64,
-    pub(crate) boots: u32,
     pub(crate) state: State,
     pub(crate) world: World,
 }
@@ -75,7 +74,7 @@ pub(crate) fn run(world: World, parcel: &Parcel, story: Story) -> Result<Run, St
         return Err(format!("I4: {} bytes were sent of {total}", device.received));
     }
     let world = device.world.0.borrow().clone();
-    Ok(Run { received: device.received, boots: device.boots, state, world })
+    Ok(Run { received: device.received, state, world })
 }
 
 impl Device<'_> {

@@ -93,13 +93,6 @@ impl World {
         &self.disks[self.find(name)].seen
     }
 
-    pub(crate) fn set(&mut self, name: &str, contents: &[u8]) {
-        let at = self.find(name);
-        let disk = &mut self.disks[at];
-        disk.durable[..contents.len()].copy_from_slice(contents);
-        disk.seen[..contents.len()].copy_from_slice(contents);
-    }
-
     /// What becomes of unflushed writes when power is lost; then it comes on again.
     pub(crate) fn power_cycle(&mut self) {
         let mut random = Random(self.keep.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);

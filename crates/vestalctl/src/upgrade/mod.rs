@@ -1,0 +1,119 @@
+//! `vestalctl upgrade ...`: from the command line to calls of the object `upgrade`, and its answers for people.
+
+mod bar;
+mod install;
+mod sending;
+mod show;
+
+use std::{io::Read as _, path::Path, time::Duration};
+
+use bundle::{MANIFEST_MAX, SIGNATURE, SIGNATURES_MAX};
+use daemon::files::open_plain;
+use endpoint::{CallError, CallOptions};
+use protocol::upgrade::{Entry, Identity, Rollback, Slot, Status};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::{
+    bus::{Bus, How},
+    cli::{KeyringCommand, UpgradeCommand},
+    error::{Error, Exit},
+    output::Output,
+};
+
+/// Stopping services, switching and starting them takes its time.
+const SWITCH: How = How { within: Duration::from_secs(300), safe: false };
+
+pub(crate) async fn run(bus: &Bus, out: Output, command: UpgradeCommand) -> Result<(), Error> {
+    let nothing = json!({});
+    match command {
+        UpgradeCommand::Install(given) => install::run(bus, out, &given).await,
+        UpgradeCommand::Status => status(out, &ask(bus, "status", &nothing, How::READ).await?),
+        UpgradeCommand::Confirm => status(out, &ask(bus, "confirm", &nothing, SWITCH).await?),
+        UpgradeCommand::Rollback { component } => {
+            status(out, &ask(bus, "rollback", &Rollback { component }, SWITCH).await?)
+        }
+        UpgradeCommand::Slots => {
+            let slots: Vec<Slot> = ask(bus, "slots", &nothing, How::READ).await?;
+            if out.json { Output::json(&slots) } else { out.table(&show::slots(&slots)) }
+        }
+        UpgradeCommand::History => {
+            let history: Vec<Entry> = ask(bus, "history", &nothing, How::READ).await?;
+            if out.json { Output::json(&history) } else { out.table(&show::history(&history)) }
+        }
+        UpgradeCommand::Identity => {
+            let identity: Identity = ask(bus, "identity", &nothing, How::READ).await?;
+            if out.json {
+                Output::json(&identity)
+            } else {
+                Output::text(&show::identity(&identity))
+            }
+        }
+        UpgradeCommand::Abort => out.answer(&ask(bus, "abort", &nothing, How::ONCE).await?),
+        UpgradeCommand::Keyring(KeyringCommand::Install { file }) => keyring(bus, out, &file).await,
+    }
+}
+
+fn status(out: Output, status: &Status) -> Result<(), Error> {
+    if out.json { Output::json(status) } else { Output::text(&show::status(status)) }
+}
+
+async fn ask<A: Serialize, T: DeserializeOwned>(
+    bus: &Bus,
+    method: &str,
+    args: &A,
+    how: How,
+) -> Result<T, Error> {
+    bus.ask("upgrade", method, args, how).await.map_err(error)
+}
+
+/// With the reason code that a refused bundle comes with.
+fn error(error: CallError) -> Error {
+    let details = match &error {
+        CallError::Refused(failure) => failure.details.as_ref(),
+        _ => None,
+    };
+    let reason = details.and_then(|details| details["reason"].as_str()).map(str::to_owned);
+    let mut error = Error::from(error);
+    if let Some(reason) = reason {
+        error.text = format!("{} ({reason})", error.text);
+    }
+    error
+}
+
+async fn keyring(bus: &Bus, out: Output, file: &Path) -> Result<(), Error> {
+    let mut bytes = read(file, MANIFEST_MAX)?;
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".sig");
+    bytes.extend(read(Path::new(&beside), SIGNATURES_MAX * SIGNATURE)?);
+    let answer = bus
+        .client_of("upgrade")
+        .call_bytes("upgrade", "keyring", &bytes, CallOptions::default())
+        .await
+        .map_err(error)?;
+    let version: Value = answer.parse().unwrap_or_default();
+    if out.json {
+        return Output::json(&json!({ "version": version }));
+    }
+    Output::text(&format!("keyring version {version} is believed from now on\n"))
+}
+
+fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let read = open_plain(path).and_then(|file| {
+        file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(())
+    });
+    read.map_err(|error| file_error(path, &error))?;
+    if bytes.len() > limit {
+        let text = format!("{}: longer than {limit} bytes, which no such file is", path.display());
+        return Err(Error::failed(text));
+    }
+    Ok(bytes)
+}
+
+fn file_error(path: &Path, error: &std::io::Error) -> Error {
+    let missing = error.kind() == std::io::ErrorKind::NotFound;
+    let exit = if missing { Exit::NotFound } else { Exit::Failed };
+    Error::new(exit, format!("{}: {error}", path.display()))
+}
