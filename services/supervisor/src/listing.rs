@@ -92,7 +92,7 @@ fn listed(service: &Service, views: &BTreeMap<Name, InstanceView>, verbose: bool
         if !service.triggers.is_empty() {
             put(&mut out, "triggers", service.triggers.clone());
         }
-        let rules: Vec<Value> = service.validate.iter().rev().map(Rules::shown).collect();
+        let rules: Vec<Value> = service.rules().rev().map(Rules::shown).collect();
         if !rules.is_empty() {
             put(&mut out, "validate", rules);
         }
@@ -318,6 +318,7 @@ mod tests {
                 { "package": "p", "type": "two", "data": { "o": "port", "x": 1 } },
                 { "package": "p" },
             ],
+            "checked": [{ "package": "q", "type": "three", "rules": { "o": "host" } }],
             "instances": {
                 "b": { "command": [] },
                 "a": {
@@ -390,6 +391,7 @@ mod tests {
         let listed = list([(&service, &BTreeMap::new())], Some("s"), true);
         assert_eq!(listed["s"]["triggers"], json!([["e", []]]));
         let rules = json!([
+            { "package": "q", "type": "three", "rules": { "o": "host" } },
             { "package": "p", "type": "two", "rules": { "o": "port" } },
             { "package": "p", "type": "one", "rules": { "o": "bool" } },
         ]);

@@ -197,7 +197,7 @@ impl Registry {
             match name {
                 "object" | "endpoint" | "policy" => return Some("registry".to_owned()),
                 // procd's names for what the supervisor tells.
-                "instance" => return Some("service".to_owned()),
+                "instance" | "event" => return Some("service".to_owned()),
                 // The supervisor reloads, so it is the one that finds a configuration invalid.
                 "config" if topic == config::INVALID => return Some("service".to_owned()),
                 _ if self.objects.contains_key(name) || served_by(name).is_some() => {

@@ -11,7 +11,11 @@ use protocol::{
 };
 use serde_json::{Map, Value};
 
-use super::{record::Record, replace::Seat, triggers::Ended};
+use super::{
+    record::Record,
+    replace::Seat,
+    triggers::{Ended, ScriptProcess},
+};
 use crate::settings::{ReadinessKind, Service};
 
 /// Something that happened outside.
@@ -30,7 +34,9 @@ pub(crate) enum Event {
     Pressure { slot: u32, starved: bool },
     /// The reload command ended.
     ReloadDone { slot: u32, generation: u32, ok: bool },
-    /// The script of [`Action::RunScript`] with this number ended.
+    /// The script of [`Action::RunScript`] with this number runs, as this process.
+    ScriptStarted { run: u64, process: ScriptProcess },
+    /// It ended, or could not be started.
     ScriptEnded { run: u64, ended: Ended },
     /// The answer to [`Action::Validate`]: every value that is not valid.
     Validated { run: u64, found: Vec<Invalid> },
@@ -210,12 +216,14 @@ pub(crate) enum Action {
         command: Vec<String>,
         timeout: Duration,
     },
-    /// Run a service's script beside everything, and report [`Event::ScriptEnded`].
+    /// Run a service's script beside everything, after what the supervisor before this one may have left running, and report
+    /// [`Event::ScriptStarted`] and [`Event::ScriptEnded`].
     RunScript {
         run: u64,
         service: Name,
         command: Vec<String>,
         timeout: Duration,
+        after: Option<ScriptProcess>,
     },
     /// Check these packages by the service's rules, and report [`Event::Validated`].
     Validate {

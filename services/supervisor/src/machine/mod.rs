@@ -53,7 +53,7 @@ pub(crate) use self::{
     links::{Change, Links},
     record::Record,
     replace::Seat,
-    triggers::{COMPARED, Ended},
+    triggers::{COMPARED, Ended, ScriptProcess},
     view::InstanceView,
 };
 
@@ -136,6 +136,7 @@ impl Supervisor {
             Event::Checked { slot, holds } => self.checked(slot, holds),
             Event::Pressure { slot, starved } => self.pressed(slot, starved, now),
             Event::ReloadDone { slot, generation, ok } => self.reload_done(slot, generation, ok),
+            Event::ScriptStarted { run, process } => self.script_started(run, process),
             Event::ScriptEnded { run, ended } => self.script_ended(run, &ended, now),
             Event::Validated { run, found } => self.validated(run, found, now),
             Event::Seen { kind, data } => self.event_seen(&kind, &data, now),
@@ -188,6 +189,7 @@ impl Supervisor {
     /// remembered, and only then answers.
     fn settle(&mut self, now: Moment) {
         if self.before.is_none() {
+            self.write_queues();
             self.begin_due(now);
             loop {
                 while let Some(slot) = self.dirty.pop_first() {

@@ -11,7 +11,7 @@ use super::{
     health::Health,
     instance::{Life, State},
     replace::Role,
-    triggers::QueueRecord,
+    triggers::{QueueRecord, TakenRecord},
 };
 
 /// One line of the journal. The last record of a key counts. Message-made definitions are journalled by the shell,
@@ -24,6 +24,10 @@ pub(crate) enum Record {
     Forgotten { slot: u32 },
     /// What a service's triggers still have to do; an empty one is nothing to remember. Key: the service.
     Queue(Box<QueueRecord>),
+    /// Which change of a package was taken last. Key: the package.
+    Taken(TakenRecord),
+    /// All of these or none, in this order.
+    Together(Vec<Self>),
 }
 
 /// One instance's whole memory. Read by older and newer versions: keys may be missing, unknown ones are passed over, and

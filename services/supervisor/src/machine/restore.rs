@@ -20,7 +20,7 @@ use super::{
     record::{InstanceRecord, Record},
     replace::{Beside, Role},
     service::Entry,
-    triggers::QueueRecord,
+    triggers::{QueueRecord, TakenRecord},
 };
 use crate::settings::{self, Policy, Process, ReadinessKind, Reload, Respawn, Service, Source};
 
@@ -32,9 +32,37 @@ pub(super) struct Before {
     records: BTreeMap<u32, InstanceRecord>,
     pub(super) found: BTreeMap<u32, SlotState>,
     queues: BTreeMap<Name, QueueRecord>,
+    taken: BTreeMap<String, TakenRecord>,
     pub(super) shutdown: Option<(ShutdownKind, u8)>,
     /// Services whose definition was accepted once and can't be read now.
     kept: BTreeSet<Name>,
+}
+
+impl Before {
+    fn remember(&mut self, record: Record) {
+        match record {
+            Record::Instance(record) => {
+                self.records.insert(record.slot, *record);
+            }
+            Record::Forgotten { slot } => {
+                self.records.remove(&slot);
+            }
+            Record::Queue(record) if record.is_empty() => {
+                self.queues.remove(&record.service);
+            }
+            Record::Queue(record) => {
+                self.queues.insert(record.service.clone(), *record);
+            }
+            Record::Taken(record) => {
+                self.taken.insert(record.package.clone(), record);
+            }
+            Record::Together(records) => {
+                for record in records {
+                    self.remember(record);
+                }
+            }
+        }
+    }
 }
 
 impl Supervisor {
@@ -42,20 +70,7 @@ impl Supervisor {
     pub(crate) fn restore(&mut self, records: impl IntoIterator<Item = Record>) {
         let Some(before) = &mut self.before else { return };
         for record in records {
-            match record {
-                Record::Instance(record) => {
-                    before.records.insert(record.slot, *record);
-                }
-                Record::Forgotten { slot } => {
-                    before.records.remove(&slot);
-                }
-                Record::Queue(record) if record.is_empty() => {
-                    before.queues.remove(&record.service);
-                }
-                Record::Queue(record) => {
-                    before.queues.insert(record.service.clone(), *record);
-                }
-            }
+            before.remember(record);
         }
     }
 
@@ -120,7 +135,7 @@ impl Supervisor {
         }
         self.adopt_beside(&beside, aside, records_aside, now);
         self.house_the_rest(homeless, now);
-        self.restore_queues(std::mem::take(&mut before.queues));
+        self.restore_queues(std::mem::take(&mut before.queues), std::mem::take(&mut before.taken));
         self.first_steps(before.shutdown, now);
     }
 
@@ -403,6 +418,7 @@ fn stray_service(name: Name, instance: Name) -> Service {
         data: serde_json::Map::new(),
         triggers: Vec::new(),
         validate: Vec::new(),
+        checked: Vec::new(),
         ignored: Vec::new(),
     }
 }

@@ -52,11 +52,18 @@ pub(crate) struct Service {
     pub(crate) triggers: Vec<Value>,
     /// How its configuration has to be written.
     pub(crate) validate: Vec<Rules>,
+    /// The same, of what its script checked by itself without registering it. Only by message.
+    pub(crate) checked: Vec<Rules>,
     /// Keys of procd's message that were dropped, as `key: why`.
     pub(crate) ignored: Vec<String>,
 }
 
 impl Service {
+    /// Everything that its configuration is checked by.
+    pub(crate) fn rules(&self) -> impl DoubleEndedIterator<Item = &Rules> {
+        self.validate.iter().chain(&self.checked)
+    }
+
     /// The numbers under which instances report heartbeats.
     pub(crate) fn applications(&self) -> impl Iterator<Item = (i32, &Name)> {
         let instances = self.instances.iter();

@@ -1,8 +1,9 @@
-//! How the configuration of a service has to be written: procd's `validate`, and `[[validate]]` of a file.
+//! How the configuration of a service has to be written: procd's `validate`, what a script checked by itself (`checked`), and
+//! `[[validate]]` of a file.
 
 use serde_json::{Map, Value, json};
 
-/// Most rule sets of one service.
+/// Most rule sets in one of these lists of a service.
 pub(crate) const RULES_MAX: usize = 64;
 
 /// The rules for the sections of one type.
@@ -18,10 +19,15 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// One of a message's; `None` where it lacks a part. What is no text in it is left out.
-    pub(super) fn of_procd(given: &Value) -> Option<Self> {
+    /// Those of a message, with the options under this key. What lacks a part is left out, and so is what is no text in it.
+    pub(super) fn of_message(given: Option<&[Value]>, options: &str) -> Vec<Self> {
+        let given = given.into_iter().flatten().take(RULES_MAX);
+        given.filter_map(|given| Self::of_procd(given, options)).collect()
+    }
+
+    fn of_procd(given: &Value, options: &str) -> Option<Self> {
         let text = |key: &str| given.get(key)?.as_str().map(str::to_owned);
-        let options = given.get("data")?.as_object()?;
+        let options = given.get(options)?.as_object()?;
         let options = options
             .iter()
             .filter_map(|(option, rule)| Some((option.clone(), rule.as_str()?.to_owned())))

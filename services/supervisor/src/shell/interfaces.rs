@@ -59,12 +59,13 @@ fn open() -> io::Result<AsyncFd<OwnedFd>> {
     watched(socket)
 }
 
+/// A descriptor whose readability is waited for.
 #[expect(
     deprecated,
-    reason = "what follows it is unsafe, for descriptors that others may close; this owns its socket"
+    reason = "what follows it is unsafe, for descriptors that others may close; this owns its own"
 )]
-fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(socket, Interest::READABLE)
+pub(super) fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(descriptor, Interest::READABLE)
 }
 
 async fn listen(socket: &AsyncFd<OwnedFd>, inbox: &mpsc::Sender<Inbound>) -> io::Result<()> {

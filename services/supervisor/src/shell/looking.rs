@@ -82,7 +82,7 @@ impl Shell {
         let named = |service: &&std::sync::Arc<crate::settings::Service>| {
             args.service.as_ref().is_none_or(|name| service.name == *name)
         };
-        for rules in self.machine.definitions().filter(named).flat_map(|it| &it.validate) {
+        for rules in self.machine.definitions().filter(named).flat_map(|it| it.rules()) {
             if !fits(&args.package, &rules.package) || !fits(&args.kind, &rules.kind) {
                 continue;
             }

@@ -68,7 +68,7 @@ use self::{
     ring::Parts,
     watchdog::Watchdog,
 };
-use crate::machine::{Change, Ended, Event, Request, Supervisor};
+use crate::machine::{Change, Ended, Event, Request, ScriptProcess, Supervisor};
 
 /// What arrives beside the keeper's reports; bounded, so that a flood of calls or notifications waits at its source.
 const INBOX: usize = 256;
@@ -93,6 +93,10 @@ pub(crate) enum Inbound {
         slot: u32,
         generation: u32,
         ok: bool,
+    },
+    ScriptStarted {
+        run: u64,
+        process: ScriptProcess,
     },
     ScriptEnded {
         run: u64,
@@ -266,6 +270,9 @@ impl Shell {
             Inbound::Look(look) => self.look(look),
             Inbound::Pipes(event) => self.pipes_event(event),
             Inbound::RegistryGivenUp => self.registry_given_up(),
+            Inbound::ScriptStarted { run, process } => {
+                self.machine.handle_event(Event::ScriptStarted { run, process }, clock::now());
+            }
             Inbound::ScriptEnded { run, ended } => {
                 self.machine.handle_event(Event::ScriptEnded { run, ended }, clock::now());
             }

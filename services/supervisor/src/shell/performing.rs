@@ -9,7 +9,11 @@ use protocol::{
 };
 use rustix::io::Errno;
 
-use super::{Pending, Shell, conditions, pressure, probe, reload, scripts, validation};
+use super::{
+    Pending, Shell, conditions, pressure, probe, reload,
+    scripts::{self, Script},
+    validation,
+};
 use crate::{
     machine::{Action, Event, Seat},
     settings::Service,
@@ -75,9 +79,9 @@ impl Shell {
                     reload::run(prepared, slot, generation, command, timeout, self.back.clone());
                 }
             }
-            Action::RunScript { run, service, command, timeout } => {
-                let (places, back) = (self.definitions.places(), self.back.clone());
-                scripts::run(run, &service, &command, timeout, places, back);
+            Action::RunScript { run, service, command, timeout, after } => {
+                let script = Script { run, service, command, timeout, after };
+                scripts::run(script, self.definitions.places().clone(), self.back.clone());
             }
             Action::Validate { run, service, packages } => {
                 let uci = self.definitions.places().uci.clone();

@@ -1,6 +1,7 @@
 //! Runs what triggers want run, with a time limit, beside the loop. What it prints goes to the log.
 
 use std::{
+    fs,
     io::{self, PipeReader},
     os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
     process::Stdio,
@@ -9,7 +10,7 @@ use std::{
 
 use daemon::places::Places;
 use protocol::name::Name;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe::Receiver,
@@ -17,8 +18,8 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Inbound, environment};
-use crate::machine::Ended;
+use super::{Inbound, environment, interfaces};
+use crate::machine::{Ended, ScriptProcess};
 
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
@@ -29,21 +30,29 @@ const LINE_MAX: usize = 1024;
 /// Most lines of one run that are kept.
 const LINES_MAX: usize = 256;
 
-/// Starts the command; its end comes back as [`Inbound::ScriptEnded`].
-pub(super) fn run(
-    run: u64,
-    service: &Name,
-    command: &[String],
-    timeout: Duration,
-    places: &Places,
-    inbox: mpsc::Sender<Inbound>,
-) {
-    let name = service.clone();
-    let started = start(command, places);
+/// What is to be run.
+pub(super) struct Script {
+    pub(super) run: u64,
+    pub(super) service: Name,
+    pub(super) command: Vec<String>,
+    pub(super) timeout: Duration,
+    /// What the supervisor before this one may have left running: two don't run side by side.
+    pub(super) after: Option<ScriptProcess>,
+}
+
+/// Starts the command; its beginning and its end come back as [`Inbound::ScriptStarted`] and [`Inbound::ScriptEnded`].
+pub(super) fn run(script: Script, places: Places, inbox: mpsc::Sender<Inbound>) {
+    let Script { run, service, command, timeout, after } = script;
     tokio::spawn(async move {
-        let (ended, reader) = match started {
+        if let Some(process) = after {
+            outlast(process, timeout).await;
+        }
+        let (ended, reader) = match start(&command, &places) {
             Ok((child, output)) => {
-                let reader = tokio::spawn(log(name.clone(), output));
+                if let Some(process) = process_of(&child) {
+                    let _ = inbox.send(Inbound::ScriptStarted { run, process }).await;
+                }
+                let reader = tokio::spawn(log(service, output));
                 (wait(child, timeout).await, Some(reader))
             }
             Err(error) => (Ended::NotStarted(error.to_string()), None),
@@ -56,6 +65,37 @@ pub(super) fn run(
             reader.abort();
         }
     });
+}
+
+/// Waits until a script is over that is no child of ours; one that takes too long is ended.
+async fn outlast(process: ScriptProcess, timeout: Duration) {
+    let Some(pid) = Pid::from_raw(process.pid) else { return };
+    // First the descriptor, then the look: from then on the number can't become somebody else's unnoticed.
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    if start_of(process.pid) != Some(process.started) {
+        return;
+    }
+    let Ok(pidfd) = interfaces::watched(pidfd) else { return };
+    // Its group keeps its number as long as its leader, which the descriptor is about, has not ended.
+    for (time, signal) in [(timeout, Signal::TERM), (GRACE, Signal::KILL)] {
+        if tokio::time::timeout(time, pidfd.readable()).await.is_ok() {
+            return;
+        }
+        kill(Some(pid), signal);
+    }
+    let _ = tokio::time::timeout(GRACE, pidfd.readable()).await;
+}
+
+fn process_of(child: &Child) -> Option<ScriptProcess> {
+    let pid = child.id()?.cast_signed();
+    Some(ScriptProcess { pid, started: start_of(pid)? })
+}
+
+/// When a process was started (proc_pid_stat(5), field 22).
+fn start_of(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 fn start(command: &[String], places: &Places) -> io::Result<(Child, PipeReader)> {
@@ -153,14 +193,42 @@ mod tests {
     const SOON: Duration = Duration::from_secs(5);
 
     async fn ended(command: &[&str], timeout: Duration) -> Ended {
+        ended_after(None, command, timeout).await
+    }
+
+    async fn ended_after(
+        after: Option<ScriptProcess>,
+        command: &[&str],
+        timeout: Duration,
+    ) -> Ended {
+        end_of(&mut begin(after, command, timeout)).await
+    }
+
+    fn begin(
+        after: Option<ScriptProcess>,
+        command: &[&str],
+        timeout: Duration,
+    ) -> mpsc::Receiver<Inbound> {
         let places =
             Places { run: "/run/v".into(), config: None, state: "/state".into(), uci: None };
         let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
-        let (back, mut inbox) = mpsc::channel(1);
-        run(7, &Name::new("a").unwrap(), &command, timeout, &places, back);
-        match tokio::time::timeout(LONG, inbox.recv()).await {
-            Ok(Some(Inbound::ScriptEnded { run: 7, ended })) => ended,
-            _ => panic!("it did not end"),
+        let (back, inbox) = mpsc::channel(2);
+        let service = Name::new("a").unwrap();
+        run(Script { run: 7, service, command, timeout, after }, places, back);
+        inbox
+    }
+
+    async fn end_of(inbox: &mut mpsc::Receiver<Inbound>) -> Ended {
+        let mut begun = 0;
+        loop {
+            match tokio::time::timeout(LONG, inbox.recv()).await {
+                Ok(Some(Inbound::ScriptStarted { run: 7, .. })) => begun += 1,
+                Ok(Some(Inbound::ScriptEnded { run: 7, ended })) => {
+                    assert_eq!(begun, i32::from(!matches!(ended, Ended::NotStarted(_))));
+                    return ended;
+                }
+                _ => panic!("it did not end"),
+            }
         }
     }
 
@@ -203,5 +271,60 @@ mod tests {
         let mut rest = Vec::new();
         let end = tokio::time::timeout(SOON, reader.read_to_end(&mut rest)).await;
         assert!(end.is_ok(), "a child lives on");
+    }
+
+    /// A process as an earlier supervisor has left it: in a group of its own.
+    fn left(script: &str) -> (std::process::Child, ScriptProcess) {
+        use std::os::unix::process::CommandExt as _;
+        let [shell, option, script] = sh(script);
+        let mut command = std::process::Command::new(shell);
+        let child = command.args([option, script]).process_group(0).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        (child, ScriptProcess { pid, started: start_of(pid).unwrap() })
+    }
+
+    #[tokio::test]
+    async fn what_another_supervisor_left_running_is_over_before_the_script_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("order").display().to_string();
+        let gate = folder.path().join("gate");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &gate, mode).unwrap();
+        let gate = gate.display().to_string();
+        let (mut child, process) = left(&format!("read x < {gate}; echo first >> {file}"));
+        let mut inbox = begin(Some(process), &sh(&format!("echo second >> {file}")), LONG);
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        let early = inbox.try_recv().is_ok();
+        fs::write(gate, "go\n").unwrap();
+        assert!(!early, "it did not wait");
+        assert_eq!(end_of(&mut inbox).await, Ended::Code(0));
+        child.wait().unwrap();
+        assert_eq!(fs::read_to_string(file).unwrap(), "first\nsecond\n");
+    }
+
+    #[tokio::test]
+    async fn what_was_left_running_and_takes_too_long_is_ended() {
+        let (mut child, process) = left("exec sleep 1000");
+        let short = Duration::from_millis(100);
+        assert_eq!(ended_after(Some(process), &sh("exit 3"), short).await, Ended::Code(3));
+        let status = child.try_wait().unwrap();
+        // Where it lives on nothing of it may be left behind.
+        let _ = child.kill();
+        child.wait().unwrap();
+        assert_eq!(status.and_then(|status| status.signal()), Some(15));
+    }
+
+    #[tokio::test]
+    async fn a_number_that_is_another_processs_now_is_neither_waited_for_nor_signalled() {
+        let (mut child, process) = left("exec sleep 1000");
+        let other = ScriptProcess { started: process.started + 1, ..process };
+        let short = Duration::from_millis(100);
+        assert_eq!(ended_after(Some(other), &sh("exit 3"), short).await, Ended::Code(3));
+        let status = child.try_wait().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(status, None);
     }
 }

@@ -136,7 +136,8 @@ fn remember(
     let mut machine = Supervisor::new(now);
     machine.look_for_folders_with(|path| Path::new(path).is_dir());
     let memory = journal.memory();
-    machine.restore(memory.slots.values().chain(memory.queues.values()).cloned());
+    let records = memory.slots.values().chain(memory.queues.values());
+    machine.restore(records.chain(memory.taken.values()).cloned());
     machine.handle_event(Event::Definitions { services: definitions.read() }, now);
     for (name, message) in &memory.messages {
         match message.read(name, definitions) {

@@ -67,7 +67,7 @@ async fn within_limit(
                     LIMIT.as_secs()
                 ),
             };
-            let ruled = service.validate.iter().find(|rules| packages.contains(&rules.package));
+            let ruled = service.rules().find(|rules| packages.contains(&rules.package));
             let rules = ruled.into_iter();
             rules.map(|rules| of_file(&service, rules, &folder, why.clone())).collect()
         }
@@ -79,7 +79,7 @@ fn find(service: &Service, packages: &BTreeSet<String>, folder: &Path) -> Vec<In
     let mut world = Folder { folder, read: RefCell::default() };
     let mut found = Vec::new();
     let mut unreadable = BTreeSet::new();
-    for rules in service.validate.iter().filter(|rules| packages.contains(&rules.package)) {
+    for rules in service.rules().filter(|rules| packages.contains(&rules.package)) {
         if found.len() >= FOUND_MAX {
             break;
         }
@@ -274,6 +274,23 @@ mod tests {
         assert_eq!((&*one.package, &*one.section, &*one.option), ("hello", "@hello[0]", "port"));
         assert_eq!((&*one.rule, one.value.as_deref()), ("port", Some("x")));
         assert!(one.file.ends_with("/hello") && one.text.contains("65535"), "{one:?}");
+    }
+
+    #[test]
+    fn what_a_script_checked_by_itself_is_checked_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("hello"), "config system 'globe'\n\toption delay '201'\n")
+            .unwrap();
+        let message = json!({ "name": "hello", "checked": [
+            { "package": "hello", "type": "system", "rules": { "delay": "uinteger(1:200)" } },
+        ] });
+        let service = procd::read(&message, &device(0)).unwrap().over(None);
+        let found = find(&service, &["hello".to_owned()].into(), folder.path());
+        let [one] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(
+            (&*one.section, &*one.option, &*one.rule),
+            ("globe", "delay", "uinteger(1:200)")
+        );
     }
 
     #[test]

@@ -97,6 +97,7 @@ fn topics_under_an_object_are_for_its_owner_alone() {
     assert!(may(1, "camera.frame") && !may(3, "camera.frame") && !may(4, "camera.frame"));
     assert!(may(2, "service.exit") && may(2, "system.shutdown") && may(2, "instance.start"));
     assert!(!may(3, "service.exit") && !may(1, "instance.start"));
+    assert!(may(2, "event.trigger") && !may(1, "event.trigger") && !may(3, "event.trigger"));
     assert!(may(2, "config.invalid") && !may(2, "config.change") && !may(1, "config.invalid"));
     // Nobody serves it at the moment: nobody speaks for it.
     assert!(!may(3, "config.change"));

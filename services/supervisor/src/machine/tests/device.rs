@@ -40,6 +40,8 @@ pub(super) struct Device {
     pub(super) starved: bool,
     /// Numbers of scripts and of validations, in the order in which they were asked for.
     pub(super) scripts: Vec<u64>,
+    /// What each script waited for before it began.
+    pub(super) waited_for: Vec<Option<ScriptProcess>>,
     pub(super) validations: Vec<u64>,
     /// Up to which generation of a slot no heartbeats are expected.
     pub(super) unexpected: BTreeMap<u32, u32>,
@@ -66,6 +68,7 @@ impl Device {
             names: BTreeMap::new(),
             starved: false,
             scripts: Vec::new(),
+            waited_for: Vec::new(),
             validations: Vec::new(),
             unexpected: BTreeMap::new(),
         };
@@ -189,7 +192,8 @@ impl Device {
             Action::ReloadCommand { slot, .. } => {
                 self.log.push(format!("reload {}", self.names[&slot]))
             }
-            Action::RunScript { run, service, command, .. } => {
+            Action::RunScript { run, service, command, after, .. } => {
+                self.waited_for.push(after);
                 self.log.push(format!("run {service} {}", command.join(" ")));
                 self.scripts.push(run);
             }

@@ -69,6 +69,7 @@ fn service(text: &str) -> Service {
         data: serde_json::Map::new(),
         triggers: Vec::new(),
         validate: Vec::new(),
+        checked: Vec::new(),
         ignored: Vec::new(),
     }
 }

@@ -5,7 +5,10 @@ use protocol::{config::Invalid, failure::Code};
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::{contract::Action, triggers::Ended},
+    super::{
+        contract::Action,
+        triggers::{Ended, ScriptProcess},
+    },
     *,
 };
 use crate::settings::Rules;
@@ -207,6 +210,26 @@ fn what_is_due_is_journalled_before_the_caller_is_answered() {
 }
 
 #[test]
+fn what_needs_no_script_is_journalled_before_it_is_done_as_well() {
+    let service = with("a", |service| {
+        service.triggers = vec![json!({ "event": "e", "signal": "USR1" })];
+    });
+    let mut device = Device::with([service]);
+    let request = Request::Event { kind: "e".to_owned(), data: Map::new() };
+    device.machine.handle_event(Event::Request { id: 77, request }, device.now);
+    let mut jobs = Vec::new();
+    while let Some(action) = device.machine.poll_action() {
+        match action {
+            Action::Record(Record::Queue(record)) => jobs.push(record.jobs.len()),
+            Action::Signal { .. } => assert_eq!(jobs, [1]),
+            Action::Reply { id: 77, .. } => return assert_eq!(jobs, [1, 0]),
+            _ => {}
+        }
+    }
+    panic!("nobody was answered");
+}
+
+#[test]
 fn a_killed_supervisor_runs_what_was_due_and_nothing_that_had_ended() {
     let triggers =
         json!([["e", run(&["slow"])], ["e", run(&["fast"])], ["f", run(&["late"]), 500]]);
@@ -351,6 +374,23 @@ fn an_invalid_configuration_reloads_nothing_until_it_is_good_again() {
 }
 
 #[test]
+fn what_a_script_checked_by_itself_is_looked_at_before_a_reload_as_well() {
+    let service = with("a", |service| {
+        *service = (*ruled(json!([["config.change", run(&["go"])]]))).clone();
+        service.checked = std::mem::take(&mut service.validate);
+    });
+    let mut device = Device::with([service]);
+    device.done();
+    raise(&mut device, "config.change", json!({ "package": "p" }));
+    device.advance(MS);
+    assert_eq!(device.done(), ["validate a p"]);
+    validated(&mut device, vec![invalid()]);
+    let reload = Request::Reload { name: name("a"), instance: None, wait: false };
+    device.request(reload);
+    assert_eq!(device.done(), ["validate a p"]);
+}
+
+#[test]
 fn a_reload_by_hand_is_refused_as_long_as_the_configuration_is_not_valid() {
     let mut device = Device::with([with("a", |service| {
         *service = (*ruled(json!([]))).clone();
@@ -469,6 +509,145 @@ fn changed_data_and_changed_instances_are_events() {
     assert_eq!(set(&mut device, &with_data), [""; 0]);
     assert_eq!(set(&mut device, &|_| ()), ["w data"]);
     assert_eq!(set(&mut device, &|service| service.instances.clear()), ["w instance"]);
+}
+
+/// The same change, told again: by whoever did not hear that it was taken.
+fn change(device: &mut Device, package: &str, digest: &str) -> Option<Result<(), Code>> {
+    let data = json!({ "package": package, "digest": digest });
+    let id = raise(device, "config.change", data);
+    device.advance(MS);
+    device.answer(id)
+}
+
+/// How many scripts these changes set off; each ends at once.
+fn set_off(device: &mut Device, digests: &[&str]) -> usize {
+    let mut begun = 0;
+    for digest in digests {
+        assert_eq!(change(device, "p", digest), Some(Ok(())));
+        begun += scripts(device).len();
+        for _ in 0..device.scripts.len() {
+            end(device, 0);
+        }
+    }
+    begun
+}
+
+#[test]
+fn a_change_that_was_taken_is_answered_again_and_sets_off_nothing() {
+    let mut device = Device::with([with_triggers("a", json!([["config.change", run(&["go"])]]))]);
+    assert_eq!(set_off(&mut device, &["1", "1", "1"]), 1);
+    assert_eq!(device.heard("event.trigger"), 1);
+    // To another one and back counts, and so does a file that is gone.
+    assert_eq!(set_off(&mut device, &["2", "1", "", "", "1"]), 4);
+    // Of another package it says nothing.
+    change(&mut device, "q", "1");
+    assert_eq!(scripts(&mut device), ["a go"]);
+    end(&mut device, 0);
+    assert_eq!(set_off(&mut device, &["1"]), 0);
+}
+
+#[test]
+fn a_change_without_a_digest_always_counts_and_other_events_do_too() {
+    let triggers = json!([["config.change", run(&["go"])], ["e", run(&["go"])]]);
+    let mut device = Device::with([with_triggers("a", triggers)]);
+    set_off(&mut device, &["1"]);
+    for (kind, data) in [
+        ("config.change", json!({ "package": "p" })),
+        ("config.change", json!({ "package": "p" })),
+        ("config.change", json!({ "package": "p", "digest": 1 })),
+        ("config.change", json!({ "digest": "1" })),
+        ("e", json!({ "package": "p", "digest": "1" })),
+    ] {
+        raise(&mut device, kind, data);
+        device.advance(MS);
+        assert_eq!(scripts(&mut device), ["a go"]);
+        end(&mut device, 0);
+    }
+    assert_eq!(set_off(&mut device, &["1"]), 0);
+}
+
+#[test]
+fn the_next_supervisor_knows_what_was_taken_and_that_alone() {
+    let mut device = Device::with([with_triggers("a", json!([["config.change", run(&["go"])]]))]);
+    assert_eq!(set_off(&mut device, &["1", "2"]), 2);
+    device.take_over();
+    assert_eq!(set_off(&mut device, &["2"]), 0);
+    assert_eq!(set_off(&mut device, &["1"]), 1);
+    device.take_over();
+    device.take_over();
+    assert_eq!(set_off(&mut device, &["1", "2"]), 1);
+}
+
+/// Killed before every single thing that it does about a change: the change is told again until it is taken, and what it
+/// sets off is done once.
+#[test]
+fn wherever_the_supervisor_is_killed_a_change_is_neither_lost_nor_done_twice() {
+    let go = |text: &str| with_triggers(text, json!([["config.change", run(&["go"])]]));
+    for cut in 0..12 {
+        let mut device = Device::with([go("a"), go("b")]);
+        device.cut_after = Some(cut);
+        let mut answer = None;
+        for _ in 0..3 {
+            // Between two tries the supervisor goes on with what it remembers.
+            answer = change(&mut device, "p", "1");
+            device.advance(SECOND);
+            if answer.is_some() {
+                break;
+            }
+        }
+        assert_eq!(answer, Some(Ok(())), "cut after {cut}");
+        device.cut_after = None;
+        let mut begun = scripts(&mut device);
+        begun.sort();
+        begun.dedup();
+        assert_eq!(begun, ["a go", "b go"], "cut after {cut}");
+        // A script that was running then is begun again, and none is a third time.
+        let last = device.scripts.split_off(device.scripts.len().saturating_sub(2));
+        assert!(device.scripts.len() <= 2, "cut after {cut}");
+        for run in last {
+            device.event(Event::ScriptEnded { run, ended: Ended::Code(0) });
+        }
+        device.take_over();
+        assert_eq!(change(&mut device, "p", "1"), Some(Ok(())));
+        device.advance(SECOND);
+        assert_eq!(scripts(&mut device), [""; 0], "cut after {cut}");
+    }
+}
+
+#[test]
+fn a_change_that_found_no_room_counts_when_it_is_told_again() {
+    let full: Vec<Value> = (0..32).map(|n| json!(["e", run(&[&n.to_string()])])).collect();
+    let mut triggers = full;
+    triggers.push(json!(["config.change", run(&["go"])]));
+    let mut device = Device::with([with_triggers("a", json!(triggers))]);
+    set_off(&mut device, &["1"]);
+    raise(&mut device, "e", json!({}));
+    assert_eq!(change(&mut device, "p", "2"), Some(Err(Code::Limit)));
+    // Something was perhaps done about it: what it was before is a change again.
+    let mut begun = Vec::new();
+    for _ in 0..32 {
+        device.advance(MS);
+        begun.extend(scripts(&mut device));
+        end(&mut device, 0);
+    }
+    assert_eq!(begun.len(), 32);
+    assert_eq!(set_off(&mut device, &["1", "2", "2"]), 2);
+}
+
+#[test]
+fn a_script_that_a_killed_supervisor_left_running_is_waited_for() {
+    let mut device = Device::with([with_triggers("a", json!([["e", run(&["go"])]]))]);
+    raise(&mut device, "e", json!({}));
+    device.advance(MS);
+    let process = ScriptProcess { pid: 71, started: 5 };
+    let run = device.scripts.remove(0);
+    device.event(Event::ScriptStarted { run, process });
+    device.take_over();
+    device.advance(MS);
+    // Wanted once more while it runs: by then nothing of the old one is left.
+    raise(&mut device, "e", json!({}));
+    end(&mut device, 0);
+    assert_eq!(device.waited_for, [None, Some(process), None]);
 }
 
 fn any_script() -> impl Strategy<Value = Value> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{Action, Due, Supervisor},
-    queue::{Queue, Stage},
+    queue::{Queue, ScriptProcess, Stage},
     trigger::Work,
 };
 use crate::settings::Service;
@@ -76,9 +76,8 @@ impl Supervisor {
             self.job_touched(name);
             return false;
         }
-        let ruled = |service: &Service| {
-            service.validate.iter().any(|rules| job.packages.contains(&rules.package))
-        };
+        let ruled =
+            |service: &Service| service.rules().any(|rules| job.packages.contains(&rules.package));
         if let Some(entry) = self.services.get(name).filter(|entry| ruled(&entry.service)) {
             self.scripts.runs += 1;
             let run = self.scripts.runs;
@@ -102,12 +101,14 @@ impl Supervisor {
             self.scripts.runs += 1;
             let run = self.scripts.runs;
             let command = command.clone();
+            let mut after = None;
             if let Some(queue) = self.scripts.queues.get_mut(name) {
                 queue.begun(&work, run, now);
+                after = queue.process;
             }
             self.scripts.running += 1;
             let (service, timeout) = (name.clone(), SCRIPT_TIMEOUT);
-            self.actions.push_back(Action::RunScript { run, service, command, timeout });
+            self.actions.push_back(Action::RunScript { run, service, command, timeout, after });
             return false;
         }
         let result = match &work {
@@ -125,6 +126,16 @@ impl Supervisor {
         true
     }
 
+    /// A script runs: the next supervisor has to know which process it is.
+    pub(crate) fn script_started(&mut self, run: u64, process: ScriptProcess) {
+        let mut queues = self.scripts.queues.iter_mut();
+        let found =
+            queues.find_map(|(name, queue)| queue.job(run).is_some().then_some((name, queue)));
+        let Some((name, queue)) = found else { return };
+        queue.process = Some(process);
+        self.scripts.touched.insert(name.clone());
+    }
+
     /// A script ended.
     pub(crate) fn script_ended(&mut self, run: u64, ended: &Ended, now: Moment) {
         let mut queues = self.scripts.queues.iter_mut();
@@ -138,6 +149,7 @@ impl Supervisor {
         let ran = since.map(|since| now.since(since));
         self.happen_work(&name, &job.work, &job.event, &ended.text(), ran);
         if let Some(queue) = self.scripts.queues.get_mut(&name) {
+            queue.process = None;
             queue.over(&job.work, now);
         }
         self.job_touched(&name);

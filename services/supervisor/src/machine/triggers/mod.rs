@@ -11,6 +11,7 @@
 mod doing;
 mod language;
 mod queue;
+mod taken;
 mod trigger;
 mod validation;
 
@@ -27,10 +28,17 @@ use protocol::{
 };
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::{doing::Ended, queue::QueueRecord, trigger::COMPARED, validation::Reloading};
+pub(crate) use self::{
+    doing::Ended,
+    queue::{QueueRecord, ScriptProcess},
+    taken::TakenRecord,
+    trigger::COMPARED,
+    validation::Reloading,
+};
 use self::{
     doing::work_text,
     queue::{Full, Queue, Stage},
+    taken::{Taken, Told},
     trigger::Trigger,
 };
 use super::{Action, Happening, Record, Supervisor};
@@ -54,6 +62,7 @@ pub(super) struct Scripts {
     queues: BTreeMap<Name, Queue>,
     /// Those that changed since they were journalled.
     touched: BTreeSet<Name>,
+    taken: Taken,
     registrations: u64,
     runs: u64,
     /// By the number of the validation; bounded by the calls that may be open.
@@ -70,6 +79,7 @@ impl Default for Scripts {
         Self {
             queues: BTreeMap::new(),
             touched: BTreeSet::new(),
+            taken: Taken::default(),
             registrations: 0,
             runs: 0,
             reloading: BTreeMap::new(),
@@ -150,7 +160,7 @@ impl Supervisor {
             .collect()
     }
 
-    /// `service event`: triggers first, then whoever has subscribed.
+    /// `service event`: triggers first, then whoever has subscribed. A change that was taken already is answered, and is no news.
     pub(super) fn event_called(
         &mut self,
         kind: &str,
@@ -164,7 +174,17 @@ impl Supervisor {
             );
             return Err(Failure::new(Code::InvalidArgument, text));
         }
-        self.raise(kind, data, now)?;
+        let told = Told::by(kind, data);
+        if told.is_some_and(|told| self.scripts.taken.knows(told)) {
+            return Ok(());
+        }
+        let raised = self.raise(kind, data, now);
+        match (told, &raised) {
+            (Some(told), Ok(())) => self.scripts.taken.take(told),
+            (Some(told), Err(_)) => self.scripts.taken.forget(told),
+            (None, _) => {}
+        }
+        raised?;
         self.tell_event(kind, data);
         Ok(())
     }
@@ -207,22 +227,39 @@ impl Supervisor {
         self.scripts.touched.insert(name.clone());
     }
 
-    /// What changed in queues is journalled before anybody is answered.
+    /// What changed in queues is journalled before anything of it is done, and before anybody is answered. A change and what
+    /// it sets off are one record: with only one of them remembered it would be lost, or done twice.
     pub(super) fn write_queues(&mut self) {
+        let mut records = Vec::new();
         for name in std::mem::take(&mut self.scripts.touched) {
             let Some(queue) = self.scripts.queues.get(&name) else { continue };
-            let record = queue.record(&name);
+            records.push(Record::Queue(Box::new(queue.record(&name))));
             if queue.is_empty() {
                 self.scripts.queues.remove(&name);
             }
-            self.actions.push_back(Action::Record(Record::Queue(Box::new(record))));
         }
+        let taken = self.scripts.taken.records();
+        if taken.is_empty() {
+            self.actions.extend(records.into_iter().map(Action::Record));
+            return;
+        }
+        records.extend(taken.into_iter().map(Record::Taken));
+        let record = match records.pop() {
+            Some(record) if records.is_empty() => record,
+            last => Record::Together(records.into_iter().chain(last).collect()),
+        };
+        self.actions.push_back(Action::Record(record));
     }
 
     /// What the supervisor before this one had promised.
-    pub(super) fn restore_queues(&mut self, records: BTreeMap<Name, QueueRecord>) {
+    pub(super) fn restore_queues(
+        &mut self,
+        records: BTreeMap<Name, QueueRecord>,
+        taken: BTreeMap<String, TakenRecord>,
+    ) {
         let queues = records.into_iter().map(|(name, record)| (name, Queue::remembered(record)));
         self.scripts.queues = queues.collect();
+        self.scripts.taken = Taken::remembered(taken.into_values());
     }
 
     /// What is wrong with a service's configuration since its last reload that was wanted.

@@ -18,6 +18,16 @@ pub(super) struct Queue {
     jobs: Vec<Job>,
     /// What the last validation before a reload has found.
     pub(super) invalid: Vec<Invalid>,
+    /// The script that runs; after a restart of the supervisor, what may be left of it.
+    pub(super) process: Option<ScriptProcess>,
+}
+
+/// A script's process, which leads a process group of its own. Two never have both numbers in common.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct ScriptProcess {
+    pub(crate) pid: i32,
+    /// When it was started, in clock ticks since the boot.
+    pub(crate) started: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -107,6 +117,7 @@ impl Queue {
         self.jobs.iter_mut().filter(|job| idle && job.due <= now).min_by_key(|job| job.due)
     }
 
+    /// The job of this number, from its validation to its end.
     pub(super) fn job(&mut self, run: u64) -> Option<&mut Job> {
         self.jobs.iter_mut().find(|job| match job.stage {
             Stage::Waiting => false,
@@ -139,6 +150,9 @@ impl Queue {
             job.again = false;
             job.stage != Stage::Waiting
         });
+        if self.jobs.is_empty() {
+            self.process = None;
+        }
         before - self.jobs.len()
     }
 
@@ -161,6 +175,7 @@ impl Queue {
             service: service.clone(),
             jobs: self.jobs.iter().map(job).collect(),
             invalid: self.invalid.clone(),
+            process: self.process,
         }
     }
 
@@ -177,6 +192,7 @@ impl Queue {
         Self {
             jobs: record.jobs.into_iter().take(JOBS_MAX).map(job).collect(),
             invalid: record.invalid,
+            process: record.process,
         }
     }
 }
@@ -189,6 +205,8 @@ pub(crate) struct QueueRecord {
     pub(crate) jobs: Vec<JobRecord>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) invalid: Vec<Invalid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<ScriptProcess>,
 }
 
 impl QueueRecord {

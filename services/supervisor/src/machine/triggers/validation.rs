@@ -28,7 +28,7 @@ impl Supervisor {
         let Some(entry) = self.services.get(&reloading.name) else { return Some(reloading) };
         let service = entry.service.clone();
         let packages: BTreeSet<String> =
-            service.validate.iter().map(|rules| rules.package.clone()).collect();
+            service.rules().map(|rules| rules.package.clone()).collect();
         if packages.is_empty() {
             return Some(reloading);
         }

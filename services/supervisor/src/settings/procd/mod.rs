@@ -18,7 +18,7 @@ use self::attributes::Attributes;
 use super::{
     Service, Source,
     context::Context,
-    rules::{RULES_MAX, Rules},
+    rules::Rules,
     toml::{CORE, START_DEFAULT},
 };
 
@@ -32,6 +32,7 @@ pub(crate) struct Message {
     pub(crate) has_instances: bool,
     has_triggers: bool,
     has_validate: bool,
+    has_checked: bool,
     has_data: bool,
 }
 
@@ -49,6 +50,9 @@ impl Message {
         }
         if !self.has_validate {
             new.validate = old.validate.clone();
+        }
+        if !self.has_checked {
+            new.checked = old.checked.clone();
         }
         if !self.has_data {
             new.data = old.data.clone();
@@ -91,6 +95,8 @@ pub(crate) fn read(message: &Value, context: &Context) -> Result<Message, Failur
     let tables = keys.table("instances");
     let triggers = keys.array("triggers");
     let validate = keys.array("validate");
+    // Our own: procd has no such key.
+    let checked = keys.array("checked");
     let data = keys.table("data");
     let autostart = keys.boolean("autostart");
     keys.finish();
@@ -113,8 +119,6 @@ pub(crate) fn read(message: &Value, context: &Context) -> Result<Message, Failur
             (_, None) => ignored.push(format!("instances.{key}: not a table")),
         }
     }
-    let rules = validate.into_iter().flatten().take(RULES_MAX).filter_map(Rules::of_procd);
-    let rules = rules.collect();
     let service = Service {
         source: Source::Message,
         autostart: autostart.unwrap_or(true),
@@ -131,7 +135,8 @@ pub(crate) fn read(message: &Value, context: &Context) -> Result<Message, Failur
         instances,
         data: data.cloned().unwrap_or_default(),
         triggers: triggers.map(<[Value]>::to_vec).unwrap_or_default(),
-        validate: rules,
+        validate: Rules::of_message(validate, "data"),
+        checked: Rules::of_message(checked, "rules"),
         ignored,
     };
     Ok(Message {
@@ -139,6 +144,7 @@ pub(crate) fn read(message: &Value, context: &Context) -> Result<Message, Failur
         has_instances: tables.is_some(),
         has_triggers: triggers.is_some(),
         has_validate: validate.is_some(),
+        has_checked: checked.is_some(),
         has_data: data.is_some(),
     })
 }

@@ -112,22 +112,46 @@ fn a_message_needs_a_name() {
     }
 }
 
+/// A port, with the options under this key.
+fn rules(options: &str) -> Value {
+    json!({ "package": "p", "type": "t", options: { "port": "port", "odd": 1 } })
+}
+
+#[test]
+fn what_a_script_checked_by_itself_stands_beside_what_it_registered() {
+    let both = json!({
+        "name": "s", "checked": [rules("rules"), rules("data"), 7], "validate": [rules("data")],
+    });
+    let both = message(&both).over(None);
+    assert_eq!((both.validate.len(), both.checked.len(), both.ignored.len()), (1, 1, 0));
+    // It counts as the registered ones do.
+    assert_eq!(both.validate, both.checked);
+    assert_eq!(both.rules().count(), 2);
+    // Either is replaced only by its own key.
+    let one = message(&json!({ "name": "s", "validate": [] })).over(Some(&both));
+    assert_eq!((one.validate.len(), one.checked.len()), (0, 1));
+    let other = message(&json!({ "name": "s", "checked": [] })).over(Some(&both));
+    assert_eq!((other.validate.len(), other.checked.len()), (1, 0));
+    let odd = message(&json!({ "name": "s", "checked": {} })).over(Some(&both));
+    assert_eq!((odd.checked.len(), &*odd.ignored), (1, &["checked: not an array".to_owned()][..]));
+}
+
 #[test]
 fn what_a_message_doesnt_mention_stays() {
     let old = message(&json!({
         "name": "s", "autostart": false, "instances": { "a": { "command": ["/x"] } },
-        "triggers": [1], "validate": [2], "data": { "d": 3 },
+        "triggers": [1], "validate": [rules("data")], "checked": [rules("rules")], "data": { "d": 3 },
     }));
     assert!(old.has_instances);
     let old = old.over(None);
     let bare = message(&json!({ "name": "s", "autostart": true }));
     assert!(!bare.has_instances);
     assert_eq!(bare.over(Some(&old)), old);
-    let emptied =
-        json!({ "name": "s", "instances": {}, "triggers": [], "validate": [], "data": {} });
+    let emptied = json!({ "name": "s", "instances": {}, "triggers": [], "validate": [], "checked": [], "data": {} });
     let emptied = message(&emptied).over(Some(&old));
     assert!(emptied.instances.is_empty() && emptied.triggers.is_empty());
-    assert!(emptied.validate.is_empty() && emptied.data.is_empty() && !emptied.autostart);
+    assert!(emptied.rules().next().is_none());
+    assert!(emptied.data.is_empty() && !emptied.autostart);
 }
 
 #[test]

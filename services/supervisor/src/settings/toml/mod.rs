@@ -160,6 +160,7 @@ fn service(top: &Table<'_>, name: &Name, source: Source, context: &Context) -> R
         data: object(top.get("data")),
         triggers: reacting::triggers(top),
         validate: reacting::validate(top),
+        checked: Vec::new(),
         ignored: Vec::new(),
     };
     Read { service, enabled: top.boolean("enabled").unwrap_or(true) }

@@ -4,6 +4,9 @@
 //! a kill in the middle of a write, is cut off when the file is opened; it was never acknowledged. The file is replaced by a
 //! compact one, by rename, when most of it is out of date.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
@@ -55,6 +58,8 @@ pub(crate) struct Memory {
     pub(crate) keys: BTreeMap<u32, Handed>,
     /// What triggers still have to do, by service.
     pub(crate) queues: BTreeMap<Name, Record>,
+    /// Which change was taken last, by package.
+    pub(crate) taken: BTreeMap<String, Record>,
 }
 
 /// What every live key's last entry weighs, and the sum, which every append asks for.
@@ -64,6 +69,7 @@ struct Weights {
     messages: BTreeMap<Name, usize>,
     keys: BTreeMap<u32, usize>,
     queues: BTreeMap<Name, usize>,
+    taken: BTreeMap<String, usize>,
     sum: u64,
 }
 
@@ -152,7 +158,15 @@ impl Journal {
 
     /// Appends the machine's record.
     pub(crate) fn record(&mut self, record: Record) -> io::Result<()> {
-        self.append(Entry::Machine(record))
+        let entry = Entry::Machine(record);
+        match (encode(&entry), entry) {
+            (Ok(bytes), entry) => self.append_encoded(entry, &bytes),
+            // Too much for one entry: a part of it is better than nothing.
+            (Err(_), Entry::Machine(Record::Together(records))) => {
+                records.into_iter().try_for_each(|record| self.record(record))
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// Remembers a service's message-made definition, in the place of an older one.
@@ -206,10 +220,13 @@ impl Journal {
 
     fn append(&mut self, entry: Entry) -> io::Result<()> {
         let bytes = encode(&entry)?;
-        let length = bytes.len();
-        self.remember(entry, length);
+        self.append_encoded(entry, &bytes)
+    }
+
+    fn append_encoded(&mut self, entry: Entry, bytes: &[u8]) -> io::Result<()> {
+        self.remember(entry, bytes.len());
         let too_old = self.size > COMPACT_ABOVE && self.size > 4 * self.weights.sum;
-        let written = if too_old || self.broken { self.compact() } else { self.write(&bytes) };
+        let written = if too_old || self.broken { self.compact() } else { self.write(bytes) };
         if let (Err(error), false) = (&written, self.broken) {
             tracing::error!(
                 "journal {}: {error}; a restart of the supervisor may forget the latest changes",
@@ -232,7 +249,9 @@ impl Journal {
 
     fn compact(&mut self) -> io::Result<()> {
         let mut bytes = Vec::new();
-        for record in self.memory.slots.values().chain(self.memory.queues.values()) {
+        let memory = &self.memory;
+        let records = memory.slots.values().chain(memory.queues.values());
+        for record in records.chain(memory.taken.values()) {
             bytes.extend(encode(&Entry::Machine(record.clone()))?);
         }
         for (service, message) in &self.memory.messages {
@@ -272,6 +291,22 @@ impl Journal {
                 let old = weights.queues.insert(record.service.clone(), length);
                 weights.changed(old, length);
                 self.memory.queues.insert(record.service.clone(), Record::Queue(record));
+            }
+            Entry::Machine(Record::Taken(record)) if record.digest.is_none() => {
+                self.memory.taken.remove(&record.package);
+                let old = weights.taken.remove(&record.package);
+                weights.changed(old, 0);
+            }
+            Entry::Machine(Record::Taken(record)) => {
+                let old = weights.taken.insert(record.package.clone(), length);
+                weights.changed(old, length);
+                self.memory.taken.insert(record.package.clone(), Record::Taken(record));
+            }
+            Entry::Machine(Record::Together(records)) => {
+                let each = length / records.len().max(1);
+                for record in records {
+                    self.remember(Entry::Machine(record), each);
+                }
             }
             Entry::Machine(Record::Instance(record)) => {
                 let old = weights.slots.insert(record.slot, length);
@@ -345,163 +380,4 @@ fn next_body(bytes: &[u8]) -> Option<&[u8]> {
     let length = usize::try_from(number(0)?).ok().filter(|length| *length <= ENTRY_MAX)?;
     let body = bytes.get(HEAD..HEAD + length)?;
     (crc32fast::hash(body) == number(4)?).then_some(body)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn folder(name: &str) -> PathBuf {
-        let folder =
-            std::env::temp_dir().join(format!("vestal-journal-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        folder
-    }
-
-    fn message(text: &str) -> (Name, Message) {
-        let message = Message::Toml { file: "a.toml".to_owned(), text: text.to_owned() };
-        (Name::new("a").unwrap(), message)
-    }
-
-    #[test]
-    fn the_last_entry_of_a_key_counts_after_a_restart() {
-        let folder = folder("last");
-        let mut journal = Journal::open(&folder).unwrap();
-        for text in ["old", "new"] {
-            let (name, message) = message(text);
-            journal.message(name, message).unwrap();
-        }
-        drop(journal);
-        Journal::check(&folder).unwrap();
-        let journal = Journal::open(&folder).unwrap();
-        assert_eq!(journal.memory().messages.values().next(), Some(&message("new").1));
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn a_key_is_remembered_over_restarts_and_compactions_until_its_slot_is_free() {
-        let folder = folder("keys");
-        let mut journal = Journal::open(&folder).unwrap();
-        let handed = |generation| Handed { generation, app_id: -7, key: Key([0xa5; 16]) };
-        journal.key(3, handed(1)).unwrap();
-        journal.key(3, handed(2)).unwrap();
-        journal.compact().unwrap();
-        let mut journal = Journal::open(&folder).unwrap();
-        assert_eq!(journal.memory().keys, [(3, handed(2))].into());
-        let mode = std::os::unix::fs::PermissionsExt::mode(
-            &fs::metadata(folder.join("journal")).unwrap().permissions(),
-        );
-        assert_eq!(mode & 0o777, 0o600);
-        journal.record(Record::Forgotten { slot: 3 }).unwrap();
-        assert!(Journal::open(&folder).unwrap().memory().keys.is_empty());
-        assert_eq!(journal.weights.sum, 0);
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn what_triggers_still_have_to_do_is_remembered_until_nothing_is_left() {
-        let folder = folder("queues");
-        let mut journal = Journal::open(&folder).unwrap();
-        let text = r#"{"Queue":{"service":"a","jobs":[{"work":{"run":["/x","y"]},"event":"e","due":5,"packages":["p"]},{"work":"reload","event":"e","due":6},{"work":{"signal":10},"event":"e","due":7}]}}"#;
-        let record: Record = serde_json::from_str(text).unwrap();
-        assert_eq!(serde_json::to_string(&record).unwrap(), text);
-        journal.record(record.clone()).unwrap();
-        journal.compact().unwrap();
-        let mut journal = Journal::open(&folder).unwrap();
-        assert_eq!(journal.memory().queues.values().collect::<Vec<_>>(), [&record]);
-        let done = serde_json::from_str(r#"{"Queue":{"service":"a"}}"#).unwrap();
-        journal.record(done).unwrap();
-        assert!(Journal::open(&folder).unwrap().memory().queues.is_empty());
-        assert_eq!(journal.weights.sum, 0);
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn a_journal_cut_at_any_byte_opens_and_takes_new_entries() {
-        let folder = folder("cut");
-        let mut journal = Journal::open(&folder).unwrap();
-        for text in ["one", "two"] {
-            let (name, message) = message(text);
-            journal.message(name, message).unwrap();
-        }
-        drop(journal);
-        let whole = fs::read(folder.join("journal")).unwrap();
-        for cut in 0..whole.len() {
-            fs::write(folder.join("journal"), &whole[..cut]).unwrap();
-            let mut journal = Journal::open(&folder).unwrap();
-            let (name, after) = message("after");
-            journal.message(name, after.clone()).unwrap();
-            drop(journal);
-            let journal = Journal::open(&folder).unwrap();
-            assert_eq!(journal.memory().messages.values().next(), Some(&after), "cut at {cut}");
-        }
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn an_entry_that_could_not_be_read_again_is_refused_and_costs_nothing_else() {
-        let folder = folder("long");
-        let mut journal = Journal::open(&folder).unwrap();
-        let (name, kept) = message("kept");
-        journal.message(name.clone(), kept.clone()).unwrap();
-        let (_, long) = message(&"x".repeat(ENTRY_MAX));
-        assert!(journal.message(name.clone(), long).unwrap_err().to_string().contains("too long"));
-        let later = Name::new("later").unwrap();
-        journal.message(later.clone(), kept.clone()).unwrap();
-        let reopened = Journal::open(&folder).unwrap();
-        for memory in [journal.memory(), reopened.memory()] {
-            assert_eq!(memory.messages.get(&name), Some(&kept));
-            assert_eq!(memory.messages.get(&later), Some(&kept));
-        }
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn what_could_not_be_written_is_not_remembered_by_a_later_file() {
-        let folder = folder("full");
-        let mut journal = Journal::open(&folder).unwrap();
-        let (name, kept) = message("kept");
-        journal.message(name.clone(), kept.clone()).unwrap();
-        // Every write fails, as on a full disk.
-        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let file = std::mem::replace(&mut journal.file, full);
-        journal.message(name.clone(), message("refused").1).unwrap_err();
-        journal.file = file;
-        journal.message(Name::new("later").unwrap(), kept.clone()).unwrap();
-        let reopened = Journal::open(&folder).unwrap();
-        assert_eq!(reopened.memory().messages.get(&name), Some(&kept));
-        assert_eq!(reopened.memory().messages.len(), 2);
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn a_message_that_was_refused_later_gives_way_to_the_one_before_it() {
-        let folder = folder("back");
-        let mut journal = Journal::open(&folder).unwrap();
-        let (name, old) = message("old");
-        let refused = message("refused").1;
-        journal.message(name.clone(), refused.clone()).unwrap();
-        journal.take_back(name.clone(), &refused, Some(old.clone())).unwrap();
-        assert_eq!(journal.memory().messages.get(&name), Some(&old));
-        journal.take_back(name.clone(), &refused, None).unwrap();
-        assert_eq!(journal.memory().messages.get(&name), Some(&old));
-        journal.take_back(name.clone(), &old, None).unwrap();
-        assert!(Journal::open(&folder).unwrap().memory().messages.is_empty());
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn a_journal_stays_small_however_often_one_thing_changes() {
-        let folder = folder("compact");
-        let mut journal = Journal::open(&folder).unwrap();
-        let long = "x".repeat(1000);
-        for _ in 0..2000 {
-            let (name, message) = message(&long);
-            journal.message(name, message).unwrap();
-        }
-        assert!(fs::metadata(folder.join("journal")).unwrap().len() < 2 * COMPACT_ABOVE);
-        let reopened = Journal::open(&folder).unwrap();
-        assert_eq!(reopened.memory().messages.len(), 1);
-        fs::remove_dir_all(folder).unwrap();
-    }
 }
