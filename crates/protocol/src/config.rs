@@ -110,6 +110,9 @@ pub struct Change {
     /// The lists were cut: there are more names than fit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
+    /// It may have been taken before: its acknowledgement was lost. Whoever took this digest last does nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// A file that can't be read or parsed; what it said last stays in force.

@@ -29,7 +29,11 @@ const SPEC: Spec = Spec {
             value: Some("ADDRESS"),
             help: "where hosts push upgrades to (VESTAL_UPGRADE_LISTEN); without it only the Unix socket",
         },
-        Extra { long: "writer", value: None, help: "the writing process; started by the other one" },
+        Extra {
+            long: "writer",
+            value: None,
+            help: "the writing process; started by the other one",
+        },
     ],
     free: None,
 };

@@ -67,7 +67,7 @@ _procd_close_service() {
 	_procd_open_trigger
 	service_triggers
 	_procd_close_trigger
-	_procd_register_checked
+	_procd_add_checked
 	if type service_data >/dev/null 2>&1; then
 		json_add_object data
 		service_data
@@ -578,14 +578,11 @@ _procd_remember_rules() {
 "
 }
 
-# A script that checks its sections when it starts, but registers no rules: they are registered for it, so that a
-# changed file is refused before the reload stops anything.
-_procd_register_checked() {
-	local _json_no_warning=1 _type
+# The rules that a script went by when it started, registered or not: a changed file that they forbid is refused before
+# the reload stops anything. Upstream's message has no such key, and its receiver would ignore it.
+_procd_add_checked() {
 	[ -n "$_procd_rules" ] || return 0
-	json_get_type _type validate
-	[ -z "$_type" ] || return 0
-	json_add_array validate
+	json_add_array checked
 	eval "$(eval "$_procd_rules" 2>/dev/null)"
 	json_close_array
 }

@@ -81,7 +81,7 @@ impl Watcher {
             }
             Ask::Apply(within) if within.is_zero() || *within > CONFIRM_MAX => {
                 let text = format!(
-                    "confirm_ms = {} makes no sense; give 1 to {}",
+                    "`confirm_ms` is {}, but a trial lasts 1 to {} ms, which is an hour; give such a time",
                     within.as_millis(),
                     CONFIRM_MAX.as_millis()
                 );

@@ -261,18 +261,22 @@ impl Watcher {
             source: file.source,
             announced: file.announced.clone(),
         };
-        let look = match due {
-            Due::Everything => {
-                Look { everything: true, files: self.files.iter().map(known).collect() }
+        let (everything, files) = match due {
+            Due::Everything => (true, self.files.iter().map(known).collect()),
+            Due::Files(paths) => {
+                (false, paths.into_iter().filter_map(|path| self.known(path)).collect())
             }
-            Due::Files(paths) => Look {
-                everything: false,
-                files: paths.into_iter().filter_map(|path| self.known(path)).collect(),
-            },
         };
+        let silent = (0..self.settings.sources.len()).filter(|at| self.is_silent(*at)).collect();
+        let look = Look { everything, files, silent };
         self.phase = Phase::Looking;
         self.actions.push_back(Action::Look(look, Arc::clone(&self.settings)));
         true
+    }
+
+    /// Whether a file of this source is not announced the first time.
+    fn is_silent(&self, source: usize) -> bool {
+        self.fresh.contains(&source) || !self.settings.new_files
     }
 
     fn known(&self, path: FilePath) -> Option<Known> {
@@ -315,7 +319,7 @@ impl Watcher {
     fn read(&mut self, reading: Reading, now: Moment) {
         let Reading { path, source, found } = reading;
         let known = self.files.get(&path).is_some_and(|file| file.announced.is_some());
-        let silent = !known && (self.fresh.contains(&source) || !self.settings.new_files);
+        let silent = !known && self.is_silent(source);
         let file = self.files.entry(path.clone()).or_insert_with(|| File::new(source));
         if file.redo {
             return;
@@ -388,8 +392,9 @@ impl Watcher {
     /// it back.
     fn announce_flight(&mut self) {
         let change = |path: &FilePath| {
-            let pending = self.files.get(path)?.due()?;
-            Some((path.clone(), pending.change.clone()))
+            let file = self.files.get(path)?;
+            let change = file.due()?.change.clone();
+            Some((path.clone(), Change { again: file.redo, ..change }))
         };
         let batch: Vec<_> = self.flight.iter().filter_map(change).collect();
         if !batch.is_empty() {

@@ -53,6 +53,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn take(&mut self, change: &Change) -> Result<(), NotTaken> {
+        assert!(!change.more, "names were left out of what is announced: {change:?}");
         if self.away {
             return Err(NotTaken { why: "cannot reach it".to_owned(), perhaps: false });
         }
@@ -174,7 +175,11 @@ impl Bench {
             }
         }
         for Known { path, source, announced } in known.into_values() {
-            let found = self.find(&path, announced);
+            let first = announced.is_none();
+            let mut found = self.find(&path, announced);
+            if let Found::Other(_, change) = &mut found {
+                change.more = first && look.silent.contains(&source);
+            }
             looked.readings.push(Reading { path, source, found });
         }
         looked

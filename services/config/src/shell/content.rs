@@ -22,6 +22,8 @@ pub(super) struct Reader<'r> {
     pub(super) settings: &'r Settings,
     pub(super) format: &'r Format,
     pub(super) path: &'r FilePath,
+    /// It is not announced the first time.
+    pub(super) silent: bool,
 }
 
 impl Reader<'_> {
@@ -121,6 +123,8 @@ impl Reader<'_> {
     fn change(&self, announced: Option<&Announced>, now: &Canonical) -> Change {
         let said = match announced {
             Some(announced) => self.said(announced),
+            // The names of a thousand files at once take megabytes.
+            None if self.silent => None,
             None => Some(Vec::new()),
         };
         let (package, digest) = (package(self.path).to_owned(), digits(&now.digest));

@@ -2,7 +2,7 @@
 //! SHA-256 of its bytes. A content is checked whenever it is read, so a torn one is a missing one.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     ffi::OsString,
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Read as _, Write as _},
@@ -22,7 +22,9 @@ const RECORD_MAX: u64 = 512 << 20;
 pub(super) struct Store {
     record: PathBuf,
     contents: PathBuf,
-    /// Of all contents.
+    /// Contents that are there, whole or torn, with their lengths.
+    held: HashMap<Digest, u64>,
+    /// Of all of them.
     bytes: u64,
 }
 
@@ -46,7 +48,16 @@ impl Store {
         fs::create_dir_all(&contents)?;
         // What configuration holds may be a secret: the files that it was read from say who may read it, not these.
         fs::set_permissions(&contents, Permissions::from_mode(0o700))?;
-        Ok(Self { record: folder.join("digests"), contents, bytes: 0 })
+        let mut held = HashMap::new();
+        for entry in fs::read_dir(&contents)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if let Some(digest) = name.to_str().and_then(record::undigits::<32>) {
+                held.insert(digest, entry.metadata()?.len());
+            }
+        }
+        let bytes = held.values().sum();
+        Ok(Self { record: folder.join("digests"), contents, held, bytes })
     }
 
     /// What the watcher before has written down.
@@ -78,19 +89,23 @@ impl Store {
     }
 
     fn sweep(&mut self, keep: &HashSet<Digest>) -> io::Result<()> {
-        let mut bytes = 0;
-        for entry in fs::read_dir(&self.contents)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let digest = name.to_str().and_then(record::undigits::<32>);
-            if digest.is_some_and(|digest| keep.contains(&digest)) {
-                bytes += entry.metadata()?.len();
-            } else {
-                fs::remove_file(entry.path())?;
+        let needless: Vec<Digest> =
+            self.held.keys().filter(|digest| !keep.contains(*digest)).copied().collect();
+        for digest in needless {
+            match fs::remove_file(self.place(&digest)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => self.hold(digest, None),
             }
         }
-        self.bytes = bytes;
         Ok(())
+    }
+
+    fn hold(&mut self, content: Digest, length: Option<u64>) {
+        let before = match length {
+            Some(length) => self.held.insert(content, length),
+            None => self.held.remove(&content),
+        };
+        self.bytes = self.bytes + length.unwrap_or(0) - before.unwrap_or(0);
     }
 
     fn place(&self, content: &Digest) -> PathBuf {
@@ -104,19 +119,19 @@ impl Store {
         if fs::metadata(&path).is_ok_and(|found| found.len() == length) {
             return Some(content);
         }
-        if self.bytes.saturating_add(length) > max {
+        let others = self.bytes - self.held.get(&content).copied().unwrap_or(0);
+        if others.saturating_add(length) > max {
             return None;
         }
+        // From before it is written, so that half of it is swept away.
+        self.hold(content, Some(length));
         let write = || {
             let mut options = OpenOptions::new();
             let options = options.write(true).create(true).truncate(true).mode(0o600);
             options.open(&path)?.write_all(bytes)
         };
         match write() {
-            Ok(()) => {
-                self.bytes += length;
-                Some(content)
-            }
+            Ok(()) => Some(content),
             Err(error) => {
                 tracing::warn!("keep a content in {}: {error}", self.contents.display());
                 None
@@ -307,6 +322,26 @@ mod tests {
         assert_eq!(store.keep(two, b"two", 6), Some(two), "there is room again");
         fs::write(store.place(&one), "on").unwrap();
         assert_eq!(store.content(&one), None);
+    }
+
+    #[test]
+    fn what_is_there_at_the_start_takes_room_and_goes_when_nothing_needs_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut before = Store::open(folder.path()).unwrap();
+        let (one, two) = (sha256(b"one"), sha256(b"two"));
+        assert_eq!(before.keep(one, b"one", 6), Some(one));
+        fs::write(before.place(&two), "t").unwrap();
+        let mut store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.keep(two, b"two", 5), None, "there is no room");
+        assert_eq!(store.keep(two, b"two", 6), Some(two), "half of it is replaced");
+        let four = sha256(b"four");
+        fs::create_dir(store.place(&four)).unwrap();
+        assert_eq!(store.keep(four, b"four", 100), None, "it can't be written");
+        fs::remove_dir(store.place(&four)).unwrap();
+        fs::write(store.place(&four), "f").unwrap();
+        store.save(&Record::default()).unwrap();
+        assert_eq!(fs::read_dir(&store.contents).unwrap().count(), 0);
+        assert_eq!((store.held.len(), store.bytes), (0, 0));
     }
 
     #[test]

@@ -119,6 +119,7 @@ struct Looking<'w> {
     worker: &'w mut Worker,
     settings: &'w Settings,
     known: BTreeMap<FilePath, Known>,
+    silent: Vec<usize>,
     looked: Looked,
 }
 
@@ -126,7 +127,7 @@ impl<'w> Looking<'w> {
     fn new(worker: &'w mut Worker, settings: &'w Settings, look: Look) -> Self {
         let known = look.files.into_iter().map(|known| (known.path.clone(), known)).collect();
         let looked = Looked { everything: look.everything, ..Looked::default() };
-        Self { worker, settings, known, looked }
+        Self { worker, settings, known, silent: look.silent, looked }
     }
 
     fn look(mut self) -> Looked {
@@ -261,8 +262,13 @@ impl<'w> Looking<'w> {
             self.worker.eyes.path(Path::new(&*path), &Meaning::File(path.clone()));
         }
         let format = &self.settings.sources[source].format;
-        let mut reader =
-            Reader { store: &mut self.worker.store, settings: self.settings, format, path: &path };
+        let mut reader = Reader {
+            store: &mut self.worker.store,
+            settings: self.settings,
+            format,
+            path: &path,
+            silent: self.silent.contains(&source),
+        };
         let found = reader.find(announced.as_ref());
         self.looked.readings.push(Reading { path, source, found });
     }

@@ -94,7 +94,7 @@ impl Device {
 
     /// A change of the package to this digest, until the supervisor has taken it.
     pub(crate) async fn change(&self, package: &str, digest: &str) {
-        let data = json!({ "package": package, "digest": digest });
+        let data = json!({ "package": package, "digest": digest, "again": true });
         self.call("event", &json!({ "type": "config.change", "data": data })).await;
     }
 

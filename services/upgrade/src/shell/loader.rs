@@ -15,7 +15,7 @@ use daemon::{
     places::Places,
 };
 
-use super::devices::Plain;
+use super::{devices::Plain, store::sync};
 use crate::{
     boot::{
         Names,
@@ -172,6 +172,9 @@ fn init(options: &Options) -> Result<String, String> {
     }
     let mut own = Own::new(Plain::new(file).map_err(named)?);
     own.store(&first_choice(letter, tries)).map_err(named)?;
+    if let Some(folder) = record.parent().filter(|folder| meta.is_file() && folder.is_dir()) {
+        sync(folder).map_err(named)?;
+    }
     Ok(format!("{}: {} is booted, with {tries} tries\n", record.display(), letter.as_char()))
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Worker {
     engine: Result<Engine<platform::Device>, String>,
     tried: Moment,
     session: u64,
+    /// How far it is, and what was told of that, when.
+    reached: Option<Progress>,
     told: (Option<Progress>, Moment),
     outputs: mpsc::Sender<Output>,
 }
@@ -96,6 +98,7 @@ impl Worker {
             engine,
             tried: now,
             session: 0,
+            reached: None,
             told: (None, now),
             outputs,
         }
@@ -234,10 +237,20 @@ impl Worker {
         let Ok(engine) = &self.engine else { return Ok(()) };
         let (progress, now) = (engine.progress(), clock::now());
         let state = |progress: &Option<Progress>| progress.as_ref().map(|progress| progress.state);
-        let ended = state(&progress) != state(&self.told.0);
-        if progress == self.told.0 || (!ended && now.since(self.told.1) < PROGRESS) {
-            return Ok(());
+        let ended = state(&progress) != state(&self.reached);
+        let last = std::mem::replace(&mut self.reached, progress);
+        if ended && last != self.told.0 {
+            // The last word of what has ended.
+            self.tell_progress(last, now)?;
         }
+        let due = ended || now.since(self.told.1) >= PROGRESS;
+        match due && self.reached.is_some() && self.reached != self.told.0 {
+            true => self.tell_progress(self.reached.clone(), now),
+            false => Ok(()),
+        }
+    }
+
+    fn tell_progress(&mut self, progress: Option<Progress>, now: Moment) -> Result<(), Alone> {
         self.told = (progress.clone(), now);
         match progress {
             Some(progress) => self.tell(Output::Word(Word::Progress(progress), Vec::new())),

@@ -1,6 +1,6 @@
 //! What is refused, with its reason and its cure; and that what runs is untouched, and the next push works.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use bundle::Kind;
 use serde_json::{Value, json};
@@ -85,6 +85,15 @@ fn a_device_without_settings_says_so_and_goes_on() {
     writer.end();
 }
 
+/// Unmounted at the end, whatever happens.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 #[test]
 fn a_state_directory_that_is_full_is_told_and_tried_again() {
     let device = application();
@@ -96,6 +105,7 @@ fn a_state_directory_that_is_full_is_told_and_tried_again() {
         eprintln!("left out: only root can mount a disk that is full");
         return;
     }
+    let _unmount = Mounted(state.clone());
     let _ = fs::write(state.join("ballast"), vec![1; 60 << 10]);
     let bytes = bundle("2", 2, &[("application", Kind::Image, &noise(2, 5000))]);
     let mut writer = device.writer();
@@ -108,7 +118,6 @@ fn a_state_directory_that_is_full_is_told_and_tried_again() {
     });
     writer.until_state(&["confirmed"]);
     writer.end();
-    Command::new("umount").arg(place).status().unwrap();
 }
 
 #[test]

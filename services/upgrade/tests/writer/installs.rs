@@ -38,6 +38,9 @@ fn an_application_is_switched_while_its_service_is_stopped_and_confirmed_when_it
     writer.install(&bundle("2", 2, &[("application", Kind::Image, &image)]));
     let status = writer.until_state(&["confirmed", "rolled-back"]);
     assert_eq!(status["state"], "confirmed", "{status}");
+    let mut words = writer.words.iter().rev().filter_map(|word| word.get("progress"));
+    let last = words.find(|progress| progress["state"] == "receiving").unwrap();
+    assert_eq!(last["done"], 300_000, "the last progress is always told");
     assert_eq!(fs::read_link(device.path("link/app")).unwrap(), device.path("app-b"));
     assert!(starts_with(&device, "link/app", &image));
     assert_eq!(device.supervisor.calls(), ["service.stop camera", "service.start camera"]);

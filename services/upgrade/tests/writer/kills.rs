@@ -39,6 +39,23 @@ fn a_push_goes_on_where_a_killed_writer_was() {
 }
 
 #[test]
+fn a_second_writer_waits_until_the_first_has_left() {
+    let device = application();
+    let mut first = device.writer();
+    first.until_ready();
+    let mut second = device.writer();
+    first.install(&bundle("2", 2, &[("application", Kind::Image, &noise(2, 5000))]));
+    first.until_state(&["confirmed"]);
+    first.end();
+    assert_eq!(
+        second.status()["state"],
+        "confirmed",
+        "it has looked only after the first was gone"
+    );
+    second.end();
+}
+
+#[test]
 fn killed_at_any_moment_the_device_keeps_a_whole_application_and_takes_the_next_push() {
     let device = application();
     let factory = fs::read(device.path("app-a")).unwrap();

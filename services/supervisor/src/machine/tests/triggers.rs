@@ -513,7 +513,7 @@ fn changed_data_and_changed_instances_are_events() {
 
 /// The same change, told again: by whoever did not hear that it was taken.
 fn change(device: &mut Device, package: &str, digest: &str) -> Option<Result<(), Code>> {
-    let data = json!({ "package": package, "digest": digest });
+    let data = json!({ "package": package, "digest": digest, "again": true });
     let id = raise(device, "config.change", data);
     device.advance(MS);
     device.answer(id)
@@ -554,7 +554,8 @@ fn a_change_without_a_digest_always_counts_and_other_events_do_too() {
     for (kind, data) in [
         ("config.change", json!({ "package": "p" })),
         ("config.change", json!({ "package": "p" })),
-        ("config.change", json!({ "package": "p", "digest": 1 })),
+        ("config.change", json!({ "package": "p", "digest": 1, "again": true })),
+        ("config.change", json!({ "package": "p", "digest": "1" })),
         ("config.change", json!({ "digest": "1" })),
         ("e", json!({ "package": "p", "digest": "1" })),
     ] {

@@ -175,7 +175,8 @@ impl Supervisor {
             return Err(Failure::new(Code::InvalidArgument, text));
         }
         let told = Told::by(kind, data);
-        if told.is_some_and(|told| self.scripts.taken.knows(told)) {
+        let again = data.get("again") == Some(&Value::Bool(true));
+        if again && told.is_some_and(|told| self.scripts.taken.knows(told)) {
             return Ok(());
         }
         let raised = self.raise(kind, data, now);
