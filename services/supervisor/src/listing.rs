@@ -131,6 +131,9 @@ fn instance(definition: Option<&Instance>, view: &InstanceView, verbose: bool) -
     if view.errno != 0 {
         put(&mut out, "errno", view.errno);
     }
+    if definition.is_some_and(|definition| definition.policy.critical.is_some()) {
+        put(&mut out, "critical", true);
+    }
     signs_of_life(&mut out, definition, view);
     let times = ["wanted", "spawned", "ready"].into_iter().zip(view.times);
     let times = times.filter_map(|(key, time)| Some((key.to_owned(), time?.into())));
@@ -318,7 +321,7 @@ mod tests {
                 { "package": "p", "type": "two", "data": { "o": "port", "x": 1 } },
                 { "package": "p" },
             ],
-            "checked": [{ "package": "q", "type": "three", "rules": { "o": "host" } }],
+            "checked": [{ "package": "q", "type": "three", "data": { "o": "host" } }],
             "instances": {
                 "b": { "command": [] },
                 "a": {

@@ -19,15 +19,14 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Those of a message, with the options under this key. What lacks a part is left out, and so is what is no text in it.
-    pub(super) fn of_message(given: Option<&[Value]>, options: &str) -> Vec<Self> {
-        let given = given.into_iter().flatten().take(RULES_MAX);
-        given.filter_map(|given| Self::of_procd(given, options)).collect()
+    /// Those of a message. What lacks a part is left out, and so is what is no text in it.
+    pub(super) fn of_message(given: Option<&[Value]>) -> Vec<Self> {
+        given.into_iter().flatten().take(RULES_MAX).filter_map(Self::of_procd).collect()
     }
 
-    fn of_procd(given: &Value, options: &str) -> Option<Self> {
+    fn of_procd(given: &Value) -> Option<Self> {
         let text = |key: &str| given.get(key)?.as_str().map(str::to_owned);
-        let options = given.get(options)?.as_object()?;
+        let options = given.get("data")?.as_object()?;
         let options = options
             .iter()
             .filter_map(|(option, rule)| Some((option.clone(), rule.as_str()?.to_owned())))

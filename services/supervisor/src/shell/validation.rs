@@ -282,7 +282,7 @@ mod tests {
         fs::write(folder.path().join("hello"), "config system 'globe'\n\toption delay '201'\n")
             .unwrap();
         let message = json!({ "name": "hello", "checked": [
-            { "package": "hello", "type": "system", "rules": { "delay": "uinteger(1:200)" } },
+            { "package": "hello", "type": "system", "data": { "delay": "uinteger(1:200)" } },
         ] });
         let service = procd::read(&message, &device(0)).unwrap().over(None);
         let found = find(&service, &["hello".to_owned()].into(), folder.path());

@@ -135,8 +135,8 @@ pub(crate) fn read(message: &Value, context: &Context) -> Result<Message, Failur
         instances,
         data: data.cloned().unwrap_or_default(),
         triggers: triggers.map(<[Value]>::to_vec).unwrap_or_default(),
-        validate: Rules::of_message(validate, "data"),
-        checked: Rules::of_message(checked, "rules"),
+        validate: Rules::of_message(validate),
+        checked: Rules::of_message(checked),
         ignored,
     };
     Ok(Message {

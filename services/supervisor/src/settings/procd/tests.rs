@@ -112,15 +112,15 @@ fn a_message_needs_a_name() {
     }
 }
 
-/// A port, with the options under this key.
-fn rules(options: &str) -> Value {
-    json!({ "package": "p", "type": "t", options: { "port": "port", "odd": 1 } })
+/// A port.
+fn rules() -> Value {
+    json!({ "package": "p", "type": "t", "data": { "port": "port", "odd": 1 } })
 }
 
 #[test]
 fn what_a_script_checked_by_itself_stands_beside_what_it_registered() {
     let both = json!({
-        "name": "s", "checked": [rules("rules"), rules("data"), 7], "validate": [rules("data")],
+        "name": "s", "checked": [rules(), { "package": "p" }, 7], "validate": [rules()],
     });
     let both = message(&both).over(None);
     assert_eq!((both.validate.len(), both.checked.len(), both.ignored.len()), (1, 1, 0));
@@ -140,7 +140,7 @@ fn what_a_script_checked_by_itself_stands_beside_what_it_registered() {
 fn what_a_message_doesnt_mention_stays() {
     let old = message(&json!({
         "name": "s", "autostart": false, "instances": { "a": { "command": ["/x"] } },
-        "triggers": [1], "validate": [rules("data")], "checked": [rules("rules")], "data": { "d": 3 },
+        "triggers": [1], "validate": [rules()], "checked": [rules()], "data": { "d": 3 },
     }));
     assert!(old.has_instances);
     let old = old.over(None);
