@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use testkit::{Device, binary};
+use testkit::{Device, Reply, binary};
 
 /// The `command` line of a definition that runs the demo service.
 pub(crate) fn demo(steps: &[&str]) -> String {
@@ -85,4 +85,20 @@ pub(crate) fn until_other_pid(device: &Device, service: &str, old: i32) -> i32 {
         let seen = device.instance(service, "instance1");
         seen["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid != old)
     })
+}
+
+/// Runs `vestalctl` under the name of one of OpenWrt's programs.
+pub(crate) fn applet(device: &Device, name: &str, args: &[&str]) -> Reply {
+    let link = device.folder().join("applets").join(name);
+    if !link.exists() {
+        fs::create_dir_all(link.with_file_name("")).expect("the scratch folder is ours");
+        std::os::unix::fs::symlink(binary("vestalctl"), &link).expect("the scratch folder is ours");
+    }
+    let mut command = device.in_environment(&link.display().to_string());
+    let output = command.args(args).output().expect("vestalctl is executable");
+    Reply {
+        status: output.status,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
 }

@@ -342,7 +342,8 @@ async fn announce(
         let supervisor = supervisor.clone();
         calls.spawn(async move {
             let event = serde_json::json!({ "type": CHANGE, "data": change });
-            let options = CallOptions { deadline: TAKE_TIME, ..CallOptions::safe() };
+            // Not repeated by the client: what may have been taken already is told again as that.
+            let options = CallOptions { deadline: TAKE_TIME, ..CallOptions::default() };
             let outcome = supervisor.call("service", "event", &event, options).await;
             (path, outcome.map(drop).map_err(|error| not_taken(&error)))
         });
