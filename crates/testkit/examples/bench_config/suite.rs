@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use testkit::{Device, binary, processes_of};
+use testkit::{Device, LIMIT, binary, processes_of, within};
 
 use crate::ground::{Ground, run, settle, write_over};
 
@@ -67,18 +67,7 @@ impl Suite {
         let mut suite = Self { device, mounted, daemons: Vec::new() };
         suite.device.start();
         suite.device.ctl_ok(&[&["wait-for", "service", "system"], &DAEMONS[..]].concat());
-        let all = processes_of(&suite.device.run_dir());
-        let daemon = |command: &str| {
-            let program = command.split(' ').next().unwrap_or_default();
-            ["keeper", "supervisor"]
-                .iter()
-                .chain(&DAEMONS)
-                .any(|name| program.ends_with(&format!("/vestal-{name}")))
-        };
-        let daemons = all.into_iter().filter(|process| daemon(&process.command));
-        suite.daemons = daemons.map(|process| process.pid).collect();
-        let count = DAEMONS.len() + 2;
-        anyhow::ensure!(suite.daemons.len() == count, "{:?} are not {count}", suite.daemons);
+        suite.daemons = daemons(&suite.device.run_dir())?;
         settle(&suite.daemons)?;
         Ok(suite)
     }
@@ -126,6 +115,23 @@ impl Drop for Suite {
             let _ = Command::new("umount").arg("-l").arg(self.device.run_dir()).status();
         }
     }
+}
+
+/// The pids of keeper, supervisor and daemons. A child that has not become another program yet looks like its parent.
+fn daemons(run_dir: &Path) -> anyhow::Result<Vec<i32>> {
+    let count = DAEMONS.len() + 2;
+    let is_daemon = |command: &str| {
+        let program = command.split(' ').next().unwrap_or_default();
+        let mut names = ["keeper", "supervisor"].iter().chain(&DAEMONS);
+        names.any(|name| program.ends_with(&format!("/vestal-{name}")))
+    };
+    let found = within(LIMIT, || {
+        let all = processes_of(run_dir).into_iter();
+        let daemons = all.filter(|process| is_daemon(&process.command));
+        let pids: Vec<i32> = daemons.map(|process| process.pid).collect();
+        (pids.len() == count).then_some(pids)
+    });
+    found.with_context(|| format!("there are not {count} daemons"))
 }
 
 /// A package's name. It is one that nobody on this machine has uncommitted changes of.
