@@ -203,6 +203,14 @@ impl Supervisor {
             State::Starting { .. } if passed(life.proven_at) && life.running() => {
                 self.become_ready(slot, now);
             }
+            // It runs, and it may have said so: it is not killed for a word that we lost.
+            State::Starting { deadline }
+                if passed(deadline)
+                    && life.running()
+                    && life.unheard == Some(life.seen.generation) =>
+            {
+                self.become_ready(slot, now);
+            }
             State::Starting { deadline } | State::Reloading { deadline }
                 if passed(deadline) && life.running() =>
             {

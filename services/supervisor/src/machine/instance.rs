@@ -122,6 +122,8 @@ pub(crate) struct Life {
     pub(crate) second: bool,
     /// When a candidate that can't say so counts as ready.
     pub(crate) proven_at: Option<Moment>,
+    /// This generation may have said that it is ready to a supervisor that died before it had noted it.
+    pub(crate) unheard: Option<u32>,
     /// Wanted by nobody but who looked for one of its objects.
     pub(crate) on_demand: bool,
     pub(crate) state: State,
@@ -188,6 +190,7 @@ impl Life {
             successor: None,
             second: false,
             proven_at: None,
+            unheard: None,
             on_demand: false,
             state: State::Stopped,
             seen,

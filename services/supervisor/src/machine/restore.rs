@@ -278,6 +278,10 @@ impl Supervisor {
         life.again |= runs && stale && life.wanted;
         self.adopt_life(life);
         self.observe(state, now);
+        if let Some(life) = self.lives.get_mut(&slot) {
+            let says_so = life.settings().process.readiness.kind == ReadinessKind::Notify;
+            life.unheard = (says_so && life.ready_at.is_none()).then_some(state.generation);
+        }
         if runs {
             self.define(slot, now);
         }
