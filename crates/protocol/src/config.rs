@@ -135,7 +135,7 @@ pub struct Invalid {
     pub section: String,
     pub option: String,
     pub rule: String,
-    /// Absent where the option is missing.
+    /// Absent where the option is missing, and where not everybody may read the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
     /// What would be allowed.

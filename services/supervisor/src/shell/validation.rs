@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Read as _},
-    os::unix::fs::FileTypeExt as _,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -149,13 +149,20 @@ fn of_option(
 ) -> Invalid {
     let Outcome { option, rule, refusals, .. } = outcome;
     let refusal = refusals.into_iter().next_back();
+    // What only some may read is not told to everybody who listens.
+    let told = is_public(&folder.join(&rules.package));
     Invalid {
         section: section.to_owned(),
         option,
         rule,
-        value: refusal.as_ref().map(|refusal| refusal.value.clone()),
+        value: refusal.as_ref().filter(|_| told).map(|refusal| refusal.value.clone()),
         ..of_file(service, rules, folder, refusal.map_or_else(String::new, |it| it.allowed))
     }
+}
+
+/// Everybody may read the file.
+fn is_public(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0)
 }
 
 /// The file as a whole can't be used.
@@ -264,6 +271,21 @@ mod tests {
         ] });
         let service = procd::read(&message, &device(0)).unwrap().over(None);
         find(&service, &["hello".to_owned()].into(), folder.path())
+    }
+
+    #[test]
+    fn a_value_of_a_file_that_not_everybody_may_read_is_not_told() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hello");
+        fs::write(&path, "config hello\n\toption key 'secret'\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let rules = json!([{ "package": "hello", "type": "hello", "data": { "key": "port" } }]);
+        let service = procd::read(&json!({ "name": "hello", "validate": rules }), &device(0));
+        let service = service.unwrap().over(None);
+        let found = find(&service, &["hello".to_owned()].into(), folder.path());
+        assert_eq!((&*found[0].option, &found[0].value), ("key", &None));
+        assert!(!serde_json::to_string(&found).unwrap().contains("secret"));
     }
 
     #[test]
