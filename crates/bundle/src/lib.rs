@@ -26,7 +26,7 @@ pub use header::{HEADER, Header, Parts, split};
 pub use keyring::{Keyring, RoleKeys, Roles};
 pub use keys::{KeyId, PublicKey, SecretKey};
 pub use manifest::{Activate, Component, Health, Kind, Manifest, Require, Running};
-pub use permission::Permission;
+pub use permission::{PERMISSION_MAX, Permission};
 pub use reader::{Checked, Reader};
 pub use refusal::{Code, Refusal};
 pub use signature::{Role, SIGNATURE, Signature, Signatures, Verified, sign_manifest, verify};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Code, KeyId, Keyring, Refusal, Role, SecretKey, Signature, Signatures, hex};
 
 /// Bytes of a permission.
-const PERMISSION_MAX: usize = 4096;
+pub const PERMISSION_MAX: usize = 4096;
 const DOMAIN: &[u8] = b"VESTAL-PERMISSION-1\0";
 
 /// What is permitted.

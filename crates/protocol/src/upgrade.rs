@@ -1,6 +1,6 @@
 //! The `upgrade` object: how a bundle is pushed, and how an upgrade stands.
 //!
-//! Bulk data is raw: `begin`, `pages`, `chunk` and `keyring` take bytes as their arguments, in the layouts below.
+//! Bulk data is raw: `begin`, `pages`, `chunk`, `keyring` and `permission` take bytes as their arguments, in the layouts below.
 //! The rest is JSON.
 
 use serde::{Deserialize, Serialize};
@@ -26,20 +26,20 @@ pub fn description() -> Description {
             "begin",
             &[],
             "raw: a bundle's header, signatures and manifest; `VESTALU1`, flags before it",
-            "Begun",
+            "Begun; of a dry run one whose session is 0 and names nothing",
         )
         .method(
             "pages",
             &[],
             "raw: head, then the table of pages or one page of a component's index",
-            "raw: a bitmap of the chunks that are wanted",
+            "raw: a bitmap of the chunks that are wanted, the first one in the lowest bit",
         )
         .method("chunk", &[], "raw: head, then the stored bytes of a chunk", "")
         .method(
             "finish",
             &[SESSION, ("activate", Kind::Boolean, false)],
-            "read back and verify all slots, then activate",
-            "Status",
+            "begin to read back and verify all slots, then to activate; how it goes on tell `status` and the event upgrade.state",
+            "Status, at once: verifying",
         )
         .method("activate", &[], "activate what was written", "Status")
         .method("abort", &[], "give a transfer up; what was written is used by the next one", "")
@@ -60,16 +60,56 @@ pub fn description() -> Description {
             "raw: a keyring, then its signatures; a newer one replaces the device's",
             "the version",
         )
+        .method(
+            "permission",
+            &[],
+            "raw: u32 length of a permission, the permission, its signatures; one bundle may go below a rollback floor once",
+            "",
+        )
         .event(PROGRESS)
         .event(STATE)
 }
 
 /// What a push begins with, before the bundle's own bytes: `VESTALU1`, then u32 flags, little-endian.
 pub const BEGIN_MAGIC: [u8; 8] = *b"VESTALU1";
-/// Flag: take a bundle without a valid signature. Only from root, on the Unix socket.
+/// Flag: take a bundle without a valid signature. Only from root, on the Unix socket, and with an [`Approval`].
 pub const ALLOW_UNSIGNED: u32 = 1;
-/// Flag: check everything, write nothing.
+/// Flag: check everything, write nothing. No transfer is begun: the session is 0, and the components are those that would be
+/// sent.
 pub const DRY_RUN: u32 = 2;
+
+/// What root on the device approves, beside the call: a file that only root can write. What is said on the socket passes through
+/// a process that also speaks with the network, and is not enough.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Approval {
+    /// `begin` with [`ALLOW_UNSIGNED`]: of the bundle's header, signatures and manifest.
+    Unsigned,
+    /// `keyring` where the device has none yet: of the whole argument.
+    Keyring,
+}
+
+impl Approval {
+    /// Below `STATE_DIR/upgrade`; made by the agent, for its writer's user alone.
+    pub const FOLDER: &str = "approved";
+
+    /// The name of a plain file, by the SHA-256 of what is approved, in hexadecimal digits.
+    #[must_use]
+    pub fn file(self, hash: &str) -> String {
+        match self {
+            Self::Unsigned => format!("unsigned-{hash}"),
+            Self::Keyring => format!("keyring-{hash}"),
+        }
+    }
+
+    /// Who writes such a file.
+    #[must_use]
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Unsigned => "vestalctl upgrade install --allow-unsigned",
+            Self::Keyring => "vestalctl upgrade keyring install",
+        }
+    }
+}
 
 /// What `begin` answers.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -240,6 +280,14 @@ pub struct Identity {
     pub keyring: u64,
     /// The public key, in hexadecimal digits.
     pub key: String,
+}
+
+/// The arguments of `permission`.
+#[must_use]
+pub fn permission(permission: &[u8], signatures: &[u8]) -> Vec<u8> {
+    // One that is longer than such a number is refused by its length all the same.
+    let length = u32::try_from(permission.len()).unwrap_or(u32::MAX);
+    [&length.to_le_bytes()[..], permission, signatures].concat()
 }
 
 /// Puts the numbers before the data of `pages` and `chunk`.

@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// Say which keys a device believes
     #[command(subcommand)]
     Keyring(KeyringCommand),
+    /// Let one device take one bundle below its rollback floor, once
+    #[command(subcommand)]
+    Permission(PermissionCommand),
     /// Build, sign and look at bundles
     #[command(subcommand)]
     Bundle(BundleCommand),
@@ -118,6 +121,40 @@ pub(crate) struct KeyringCreate {
 pub(crate) struct KeyringSign {
     pub(crate) file: PathBuf,
     /// A secret root key of this keyring, or of the one before it
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub(crate) key: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PermissionCommand {
+    /// Write a permission, and its signatures to FILE.sig; `vestal permit` hands it to the device
+    Create(PermissionCreate),
+    /// Add a recovery key's signature to FILE.sig
+    Sign(PermissionSign),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PermissionCreate {
+    /// The bundle that may be installed
+    pub(crate) bundle: PathBuf,
+    /// What vestalctl upgrade identity shows on the device, or the name by which vestal trust knows it
+    #[arg(long, value_name = "FINGERPRINT|DEVICE")]
+    pub(crate) device: String,
+    /// What may go down (default: the bundle's only component)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) component: Option<String>,
+    /// A secret key of role recovery
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) key: Vec<PathBuf>,
+    /// Where to write it
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PermissionSign {
+    pub(crate) file: PathBuf,
+    /// A secret key of role recovery
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub(crate) key: Vec<PathBuf>,
 }

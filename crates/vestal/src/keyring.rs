@@ -92,8 +92,8 @@ pub(crate) fn read(file: &Path) -> Result<(Vec<u8>, Keyring), Error> {
     Ok((bytes, keyring))
 }
 
-/// Those beside a keyring; none where there is no such file.
-fn signatures(file: &Path) -> Result<Signatures, Error> {
+/// Those beside a file; none where there is no such file.
+pub(crate) fn signatures(file: &Path) -> Result<Signatures, Error> {
     let path = files::beside(file, "sig");
     if !path.exists() {
         return Ok(Signatures::default());

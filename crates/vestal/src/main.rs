@@ -13,6 +13,7 @@ mod keygen;
 mod keyring;
 mod keys;
 mod output;
+mod permission;
 mod progress;
 mod recipe;
 mod remote;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::{
-    cli::{BundleCommand, Cli, Command, KeyringCommand},
+    cli::{BundleCommand, Cli, Command, KeyringCommand, PermissionCommand},
     error::Error,
     output::Output,
 };
@@ -46,6 +47,8 @@ fn run(Cli { json, command }: Cli) -> Result<(), Error> {
         Command::Keyring(KeyringCommand::Create(given)) => keyring::create(out, &given),
         Command::Keyring(KeyringCommand::Sign(given)) => keyring::sign(out, &given),
         Command::Keyring(KeyringCommand::Show(given)) => keyring::show(out, &given.file),
+        Command::Permission(PermissionCommand::Create(given)) => permission::create(out, &given),
+        Command::Permission(PermissionCommand::Sign(given)) => permission::sign(out, &given),
         Command::Remote(command) => remote::run(out, command),
         Command::Bundle(BundleCommand::Create(given)) => bundle_create::run(out, &given),
         Command::Bundle(BundleCommand::Inspect(given)) => bundle_inspect::run(out, &given.file),

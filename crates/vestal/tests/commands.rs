@@ -150,6 +150,34 @@ fn a_keyring_is_made_of_public_keys_and_complete_when_enough_root_keys_signed() 
 }
 
 #[test]
+fn a_permission_names_bundle_component_and_device_and_is_signed_by_recovery() {
+    let bench = Bench::new();
+    bench.good("bundle create recipe.toml --key keys/bundle.key -o app.vestal");
+    let device = "ab".repeat(32);
+    let create = format!("permission create app.vestal --device {device}");
+    let (_, error) = bench.bad(&format!("{create} -o down.json"));
+    assert!(error.contains("--component: application, files"), "{error}");
+    let line = format!("{create} --component application --key keys/recovery.key -o down.json");
+    let shown = bench.json(&line);
+    assert_eq!((&shown["to-index"], &shown["device"]), (&7.into(), &device.into()));
+    let keyring = bundle::Keyring::parse(&bench.read("keys/keyring.json")).expect("it is one");
+    let verify = || {
+        let (bytes, signatures) = (bench.read("down.json"), bench.read("down.json.sig"));
+        bundle::Permission::verify(&bytes, &signatures, &keyring)
+    };
+    let (permission, _) = verify().expect("recovery signed it");
+    let bundle = bench.json("bundle inspect app.vestal");
+    let manifest = bundle::hex::encode(&permission.manifest);
+    assert!(manifest.starts_with(bundle["id"].as_str().expect("it has one")), "{bundle}");
+    let (_, error) = bench.bad(&line);
+    assert!(error.contains("down.json.sig"), "{error}");
+    fs::remove_file(bench.path().join("down.json.sig")).expect("it is there");
+    bench.good("permission sign down.json --key keys/recovery.key");
+    verify().expect("recovery signed it");
+    assert!(bench.bad("permission sign recipe.toml --key keys/recovery.key").1.contains("not a"));
+}
+
+#[test]
 fn keys_are_not_overwritten_and_not_taken_where_others_may_read_them() {
     let bench = Bench::new();
     let key = bench.path().join("keys/bundle.key");

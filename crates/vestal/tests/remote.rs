@@ -20,7 +20,7 @@ use endpoint::{
 };
 use protocol::{
     policy::{Rule, Verb, Verdict, Who},
-    upgrade::{Begun, PAGE_TABLE, State, Status, split_head},
+    upgrade::{Begun, Entry, PAGE_TABLE, State, Status, Transaction, split_head},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -49,6 +49,7 @@ struct Kept {
     received: usize,
     /// The connection is cut when so many have come.
     cut_at: Option<usize>,
+    permission: Vec<u8>,
     /// How often it was asked how things stand.
     looks: usize,
 }
@@ -220,6 +221,18 @@ impl Serve for Memory {
                 let state = [State::Trial, State::Confirmed][usize::from(kept.looks > 1)];
                 call.responder.reply(&Status { state, ..Status::default() });
             }
+            "permission" => {
+                kept.permission.clone_from(&call.args);
+                call.responder.reply(&Value::Null);
+            }
+            "history" => call.responder.reply(&[Entry {
+                sequence: 1,
+                time: 1_795_320_320,
+                state: State::Confirmed,
+                transaction: Transaction::default(),
+                reason: String::new(),
+                outage_ms: None,
+            }]),
             other => {
                 let text = format!("{other}: not in this test");
                 call.responder.fail(Failure::new(Code::Failed, text));
@@ -326,4 +339,24 @@ fn a_refusal_is_told_with_its_reason_code_and_is_not_tried_again() {
     let (code, error) = bench.bad(&format!("push app.vestal {} --key operator.key", bench.address));
     assert_eq!(code, 1, "{error}");
     assert!(error.ends_with("this device is a demo (wrong-product)\n"), "{error}");
+}
+
+#[test]
+fn a_permission_for_a_known_device_is_handed_to_it_and_its_history_has_dates() {
+    let bench = Bench::new();
+    bench.trust();
+    bench.bundle("demo");
+    let address = bench.address;
+    // The fake believes any key.
+    let line =
+        format!("permission create app.vestal --device {address} --key operator.key -o down.json");
+    assert!(bench.good(&line).contains(&fingerprint(&DEVICE)));
+    bench.good(&format!("permit {address} down.json --key operator.key"));
+    let path = bench.folder.path().join("down.json");
+    let (permission, signatures) =
+        (fs::read(&path).unwrap(), fs::read(path.with_extension("json.sig")).unwrap());
+    let length = u32::try_from(permission.len()).unwrap().to_le_bytes();
+    assert_eq!(bench.kept().permission, [&length[..], &permission, &signatures].concat());
+    let history = bench.good(&format!("history {address} --key operator.key"));
+    assert!(history.contains("2026-11-22T04:05:20Z"), "{history}");
 }

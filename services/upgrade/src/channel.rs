@@ -25,7 +25,7 @@ pub(crate) struct Order {
     pub(crate) number: u64,
     /// `uid 0`, or the fingerprint of an operator's key.
     pub(crate) who: String,
-    /// Root, on the Unix socket.
+    /// Root, on the Unix socket. The writer believes it only with an approval, where it decides anything.
     #[serde(default)]
     pub(crate) local_root: bool,
     pub(crate) what: What,
@@ -36,25 +36,41 @@ pub(crate) struct Order {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum What {
     /// Data: the bundle's header, signatures and manifest. Flags as in `protocol::upgrade`.
-    Begin { flags: u32 },
+    Begin {
+        flags: u32,
+    },
     /// Data: a component's table of pages, or one page. The answer's data is the bitmap.
-    Pages { session: u64, component: u32, page: u32 },
+    Pages {
+        session: u64,
+        component: u32,
+        page: u32,
+    },
     /// Data: the raw bytes of a chunk, already decoded.
-    Chunk { session: u64, component: u32, chunk: u32 },
+    Chunk {
+        session: u64,
+        component: u32,
+        chunk: u32,
+    },
     Finish(Finish),
     Activate,
     Abort,
     /// The connection of this session is gone: the transfer may be taken up again where it was. Answered by `null`, always.
-    Leave { session: u64 },
+    Leave {
+        session: u64,
+    },
     Confirm,
     Rollback(Rollback),
     Status,
     Slots,
     History,
     /// Data: a keyring, then its signatures; `length` is the keyring's.
-    Keyring { length: u32 },
+    Keyring {
+        length: u32,
+    },
     /// Data: a permission to go below a rollback floor, then its signatures.
-    Permission { length: u32 },
+    Permission {
+        length: u32,
+    },
     /// What the network side must know of the device: answered by a [`Device`].
     Device,
 }

@@ -19,7 +19,7 @@ use endpoint::{
     CallError, CallOptions, Client, Code, Dial, Options,
     tls::{Connector, KeyPair},
 };
-use protocol::upgrade::{Identity, State, Status};
+use protocol::upgrade::{Approval, Identity, State, Status};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::{
@@ -64,6 +64,9 @@ link = "{link}"
         fs::write(folder.path().join("config/upgrade.toml"), text).unwrap();
         let mut device = Self { folder, agent: None };
         device.spawn().await;
+        let approved = Approval::Keyring.file(&hex::encode(&bundle::sha256(&keyring())));
+        let folder = device.path("state/upgrade").join(Approval::FOLDER);
+        fs::write(folder.join(approved), "").unwrap();
         let answer = device.local().call_bytes("upgrade", "keyring", &keyring(), once()).await;
         assert_eq!(answer.unwrap().parse::<u64>().unwrap(), 1);
         device

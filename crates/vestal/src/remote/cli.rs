@@ -16,6 +16,8 @@ pub(crate) enum RemoteCommand {
     Confirm(Target),
     /// Go back to what ran before
     Rollback(Back),
+    /// Hand a permission to a device: the next push of its bundle may go below the rollback floor
+    Permit(Permit),
     /// What was done on a device, newest last
     History(Target),
     /// The keys by which devices are known
@@ -57,6 +59,14 @@ pub(crate) struct Push {
     /// Give up looking after so many seconds, with exit code 5; the device goes on
     #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds)]
     pub(crate) timeout: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Permit {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// What vestal permission create wrote; its signatures are in FILE.sig
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Args, Debug)]

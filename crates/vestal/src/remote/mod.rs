@@ -10,17 +10,18 @@ mod trust;
 
 use std::{future::Future, time::Duration};
 
+use bundle::{PERMISSION_MAX, SIGNATURE, SIGNATURES_MAX, hex};
 use endpoint::CallOptions;
-use protocol::upgrade::{Entry, Rollback, Slot, Status};
+use protocol::upgrade::{self, Entry, Rollback, Slot, Status};
 use serde_json::json;
 
 pub(crate) use self::cli::RemoteCommand;
 use self::{
-    cli::Target,
+    cli::{Permit, Target},
     device::{Address, Device},
     known::Known,
 };
-use crate::{error::Error, keys, output::Output};
+use crate::{error::Error, files, keys, output::Output};
 
 /// Stopping services, switching and starting them takes its time.
 const SWITCH: Duration = Duration::from_secs(300);
@@ -49,6 +50,7 @@ pub(crate) fn run(out: Output, command: RemoteCommand) -> Result<(), Error> {
                 out.either(&status, || show::status(&status))
             })
         }
+        RemoteCommand::Permit(given) => permit(out, &given),
         RemoteCommand::Slots(target) => {
             ask(&target, "slots", &json!({}), CallOptions::safe(), |slots: Vec<Slot>| {
                 out.either(&slots, || show::slots(&slots))
@@ -75,6 +77,33 @@ fn ask<A: serde::Serialize, T: serde::de::DeserializeOwned>(
         device.ask(&client, method, args, options).await
     });
     shown(answer?)
+}
+
+fn permit(out: Output, given: &Permit) -> Result<(), Error> {
+    let permission = files::read(&given.file, PERMISSION_MAX as u64)?;
+    let beside = files::beside(&given.file, "sig");
+    let signatures = files::read(&beside, (SIGNATURES_MAX * SIGNATURE) as u64)?;
+    let device = device(&given.target)?;
+    block_on(async {
+        let client = device.client()?;
+        let args = upgrade::permission(&permission, &signatures);
+        let answer = client.call_bytes("upgrade", "permission", &args, CallOptions::default());
+        answer.await.map_err(|error| device.error(error))
+    })?;
+    out.either(&json!({ "permitted": true }), || {
+        "its bundle may be pushed now, once; the permission is forgotten when the agent is restarted\n".to_owned()
+    })
+}
+
+/// A device's fingerprint: 64 hexadecimal digits, perhaps in groups, or that of a device that is known.
+pub(crate) fn fingerprint(text: &str) -> Result<[u8; 32], Error> {
+    let digits: String =
+        text.chars().filter(|letter| !letter.is_whitespace() && *letter != ':').collect();
+    if let Some(fingerprint) = hex::decode(&digits.to_ascii_lowercase()) {
+        return Ok(fingerprint);
+    }
+    let address = Address::parse(text)?;
+    Ok(Known::load()?.pinned(&address.to_string())?.fingerprint())
 }
 
 fn device(target: &Target) -> Result<Device, Error> {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use protocol::upgrade::{Entry, Slot, SlotState, State, Status};
 
-use crate::output::{clean, size};
+use crate::output::{clean, size, time};
 
 /// Hexadecimal digits that tell images and operators apart for people.
 const SHORT: usize = 16;
@@ -93,10 +93,10 @@ fn slot_state(state: SlotState) -> &'static str {
 }
 
 pub(super) fn history(entries: &[Entry]) -> String {
-    let titles = ["UNIX TIME", "VERSION", "COMPONENTS", "END", "BY", "OUTAGE", "REASON"];
+    let titles = ["TIME", "VERSION", "COMPONENTS", "END", "BY", "OUTAGE", "REASON"];
     let rows = entries.iter().map(|entry| {
         vec![
-            entry.time.to_string(),
+            time(entry.time),
             entry.transaction.version.clone(),
             entry.transaction.components.join(","),
             name(entry.state).to_owned(),

@@ -27,6 +27,11 @@ pub(crate) enum UpgradeCommand {
     Identity,
     /// Give up what is being installed; what was written is used by the next one
     Abort,
+    /// Let one bundle go below the rollback floor, once: `vestal permission create` makes FILE
+    Permit {
+        /// Its signatures, of recovery keys, are in FILE.sig
+        file: PathBuf,
+    },
     /// Whom this device believes
     #[command(subcommand)]
     Keyring(KeyringCommand),

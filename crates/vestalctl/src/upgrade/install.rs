@@ -14,12 +14,13 @@ use std::{
 
 use bundle::{Reader, hex, push::Outcome, sha256};
 use daemon::files::open_plain;
-use protocol::upgrade::{ALLOW_UNSIGNED, DRY_RUN, State, Status};
+use protocol::upgrade::{self, ALLOW_UNSIGNED, DRY_RUN, State, Status};
 use rustix::fs::OFlags;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    approval::Approval,
     ask,
     bar::{Bar, json_line},
     file_error,
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     bus::{Bus, How},
-    cli::Install,
+    cli::{Common, Install},
     error::{Error, Exit},
     output::Output,
 };
@@ -36,18 +37,36 @@ use crate::{
 /// How often it is asked what became of it.
 const LOOK: Duration = Duration::from_millis(500);
 
-pub(super) async fn run(bus: &Bus, out: Output, given: &Install) -> Result<(), Error> {
+pub(super) async fn run(
+    bus: &Bus,
+    common: &Common,
+    out: Output,
+    given: &Install,
+) -> Result<(), Error> {
     let file = if given.bundle == Path::new("-") {
         standard_input()?
     } else {
         open_plain(&given.bundle).map_err(|error| file_error(&given.bundle, &error))?
     };
-    let open = || {
+    let read = || {
         let input = file.try_clone().map_err(|error| file_error(&given.bundle, &error))?;
         Reader::open(BufReader::new(At { file: input, at: 0 }))
             .map_err(|error| Error::failed(format!("{}: {error}", given.bundle.display())))
     };
-    let id = hex::encode(&sha256(open()?.manifest_bytes())[..8]);
+    let bundle = read()?;
+    let id = hex::encode(&sha256(bundle.manifest_bytes())[..8]);
+    let approval = match given.allow_unsigned {
+        true => Some(unsigned(bus, common, &bundle)?),
+        false => None,
+    };
+    drop(bundle);
+    // Each beginning uses an approval up.
+    let open = async || {
+        if let Some(approval) = &approval {
+            approval.give().await?;
+        }
+        read()
+    };
     let mut flags = 0;
     flags |= if given.allow_unsigned { ALLOW_UNSIGNED } else { 0 };
     flags |= if given.dry_run { DRY_RUN } else { 0 };
@@ -55,6 +74,7 @@ pub(super) async fn run(bus: &Bus, out: Output, given: &Install) -> Result<(), E
     let client = bus.client_of("upgrade");
     let mut bar = Bar::new(out);
     let outcome = send(&client, open, order, &mut |sent, progress| bar.heard(sent, progress)).await;
+    drop(approval);
     let status: Status = match outcome? {
         Outcome::Current => {
             drop(bar);
@@ -76,6 +96,17 @@ pub(super) async fn run(bus: &Bus, out: Output, given: &Install) -> Result<(), E
         Output::text(&show::status(&status))?;
     }
     verdict(&status)
+}
+
+/// Root's word for a bundle whoever signed it: for what `begin` sends of it.
+fn unsigned<'b, R: io::Read + io::Seek>(
+    bus: &'b Bus,
+    common: &Common,
+    bundle: &Reader<R>,
+) -> Result<Approval<'b>, Error> {
+    let header = bundle.header().encode();
+    let offer = [&header[..], bundle.signatures(), bundle.manifest_bytes()].concat();
+    Approval::of(bus, common, upgrade::Approval::Unsigned, &offer)
 }
 
 fn say(out: Output, outcome: &str, text: &str) -> Result<(), Error> {

@@ -1,5 +1,6 @@
 //! `vestalctl upgrade ...`: from the command line to calls of the object `upgrade`, and its answers for people.
 
+mod approval;
 mod bar;
 mod install;
 mod sending;
@@ -7,16 +8,17 @@ mod show;
 
 use std::{io::Read as _, path::Path, time::Duration};
 
-use bundle::{MANIFEST_MAX, SIGNATURE, SIGNATURES_MAX};
+use bundle::{MANIFEST_MAX, PERMISSION_MAX, SIGNATURE, SIGNATURES_MAX};
 use daemon::files::open_plain;
 use endpoint::{CallError, CallOptions};
-use protocol::upgrade::{Entry, Identity, Rollback, Slot, Status};
+use protocol::upgrade::{self, Entry, Identity, Rollback, Slot, Status};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+use self::approval::Approval;
 use crate::{
     bus::{Bus, How},
-    cli::{KeyringCommand, UpgradeCommand},
+    cli::{Common, KeyringCommand, UpgradeCommand},
     error::{Error, Exit},
     output::Output,
 };
@@ -24,10 +26,15 @@ use crate::{
 /// Stopping services, switching and starting them takes its time.
 const SWITCH: How = How { within: Duration::from_secs(300), safe: false };
 
-pub(crate) async fn run(bus: &Bus, out: Output, command: UpgradeCommand) -> Result<(), Error> {
+pub(crate) async fn run(
+    bus: &Bus,
+    common: &Common,
+    out: Output,
+    command: UpgradeCommand,
+) -> Result<(), Error> {
     let nothing = json!({});
     match command {
-        UpgradeCommand::Install(given) => install::run(bus, out, &given).await,
+        UpgradeCommand::Install(given) => install::run(bus, common, out, &given).await,
         UpgradeCommand::Status => status(out, &ask(bus, "status", &nothing, How::READ).await?),
         UpgradeCommand::Confirm => status(out, &ask(bus, "confirm", &nothing, SWITCH).await?),
         UpgradeCommand::Rollback { component } => {
@@ -50,7 +57,10 @@ pub(crate) async fn run(bus: &Bus, out: Output, command: UpgradeCommand) -> Resu
             }
         }
         UpgradeCommand::Abort => out.answer(&ask(bus, "abort", &nothing, How::ONCE).await?),
-        UpgradeCommand::Keyring(KeyringCommand::Install { file }) => keyring(bus, out, &file).await,
+        UpgradeCommand::Keyring(KeyringCommand::Install { file }) => {
+            keyring(bus, common, out, &file).await
+        }
+        UpgradeCommand::Permit { file } => permit(bus, out, &file).await,
     }
 }
 
@@ -81,11 +91,11 @@ fn error(error: CallError) -> Error {
     error
 }
 
-async fn keyring(bus: &Bus, out: Output, file: &Path) -> Result<(), Error> {
-    let mut bytes = read(file, MANIFEST_MAX)?;
-    let mut beside = file.as_os_str().to_owned();
-    beside.push(".sig");
-    bytes.extend(read(Path::new(&beside), SIGNATURES_MAX * SIGNATURE)?);
+async fn keyring(bus: &Bus, common: &Common, out: Output, file: &Path) -> Result<(), Error> {
+    let bytes = [read(file, MANIFEST_MAX)?, signatures(file)?].concat();
+    // The first one of a device is believed because root brings it.
+    let approval = Approval::of(bus, common, upgrade::Approval::Keyring, &bytes)?;
+    approval.give().await?;
     let answer = bus
         .client_of("upgrade")
         .call_bytes("upgrade", "keyring", &bytes, CallOptions::default())
@@ -96,6 +106,29 @@ async fn keyring(bus: &Bus, out: Output, file: &Path) -> Result<(), Error> {
         return Output::json(&json!({ "version": version }));
     }
     Output::text(&format!("keyring version {version} is believed from now on\n"))
+}
+
+async fn permit(bus: &Bus, out: Output, file: &Path) -> Result<(), Error> {
+    let permission = read(file, PERMISSION_MAX)?;
+    let bytes = upgrade::permission(&permission, &signatures(file)?);
+    let answer = bus
+        .client_of("upgrade")
+        .call_bytes("upgrade", "permission", &bytes, CallOptions::default())
+        .await
+        .map_err(error)?;
+    if out.json {
+        return out.answer(&answer.parse::<Value>().unwrap_or_default());
+    }
+    Output::text(
+        "its bundle may be installed now, once; the permission is forgotten when the agent is restarted\n",
+    )
+}
+
+/// Those in `FILE.sig`.
+fn signatures(file: &Path) -> Result<Vec<u8>, Error> {
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".sig");
+    read(Path::new(&beside), SIGNATURES_MAX * SIGNATURE)
 }
 
 fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {

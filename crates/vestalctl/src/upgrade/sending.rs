@@ -50,13 +50,13 @@ pub(super) type Heard<'h> = dyn FnMut(Sent, Option<&Progress>) + 'h;
 /// A bundle that can't be read, a device that refuses it, or one that can't be reached again and again.
 pub(super) async fn send<R: Read + Seek>(
     client: &Client,
-    open: impl Fn() -> Result<Reader<R>, Error>,
+    open: impl AsyncFn() -> Result<Reader<R>, Error>,
     order: Order,
     heard: &mut Heard<'_>,
 ) -> Result<Outcome, Error> {
     let (mut tries, mut all, mut pause) = (0, 0, PAUSE);
     loop {
-        let mut sender = Sender::new(open()?, order.flags, order.activate);
+        let mut sender = Sender::new(open().await?, order.flags, order.activate);
         let stopped = match drive(client, &mut sender, heard).await {
             Ok(outcome) => return Ok(outcome),
             Err(stopped) => stopped,

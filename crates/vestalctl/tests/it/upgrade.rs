@@ -36,6 +36,14 @@ struct Kept {
     /// By component and number.
     chunks: BTreeMap<(u32, u32), Vec<u8>>,
     keyring: Vec<u8>,
+    permission: Vec<u8>,
+    /// Where what root approves is looked for, and what was there when it was asked for.
+    approved: std::path::PathBuf,
+    seen: Vec<String>,
+    /// It takes unsigned bundles that root approved, and each approval once.
+    takes_unsigned: bool,
+    /// Its writer has ended, and the next one empties the folder before it answers anything.
+    restarts: bool,
     begun: u64,
     /// The writer ends, once, when this many chunks have come.
     gone_at: Option<usize>,
@@ -49,7 +57,9 @@ impl Agent {
     fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("vu").tempdir_in("/tmp").unwrap();
         let listener = UnixListener::bind(folder.path().join("upgrade.sock")).unwrap();
-        let kept: Arc<Mutex<Kept>> = Arc::default();
+        let approved = folder.path().join("state/upgrade/approved");
+        fs::create_dir_all(&approved).unwrap();
+        let kept = Arc::new(Mutex::new(Kept { approved, ..Kept::default() }));
         let object = Upgrade(Arc::clone(&kept));
         let (end, ended) = oneshot::channel::<()>();
         let (ready, is_ready) = mpsc::channel();
@@ -111,6 +121,9 @@ impl Serve for Upgrade {
 
     async fn call(&mut self, call: Incoming) {
         let mut kept = self.0.lock().unwrap();
+        if matches!(&*call.method, "begin" | "status") && std::mem::take(&mut kept.restarts) {
+            kept.empty();
+        }
         match &*call.method {
             "begin" => call.responder.finish(kept.begin(&call.args)),
             "pages" => {
@@ -133,6 +146,7 @@ impl Serve for Upgrade {
                 if kept.gone_at == Some(kept.chunks.len()) {
                     kept.gone_at = None;
                     kept.begun += 1;
+                    kept.restarts = kept.takes_unsigned;
                 }
                 if session != kept.begun {
                     return call.responder.fail(Failure::new(Code::Gone, "begin again"));
@@ -150,7 +164,12 @@ impl Serve for Upgrade {
             }
             "keyring" => {
                 kept.keyring.clone_from(&call.args);
+                kept.look();
                 call.responder.reply(&7);
+            }
+            "permission" => {
+                kept.permission.clone_from(&call.args);
+                call.responder.reply(&Value::Null);
             }
             "abort" => {
                 let failure = Failure::new(Code::NotFound, "there is no transfer");
@@ -171,10 +190,30 @@ impl Serve for Upgrade {
 }
 
 impl Kept {
+    fn empty(&self) {
+        for entry in fs::read_dir(&self.approved).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+
+    fn look(&mut self) {
+        let found = fs::read_dir(&self.approved).into_iter().flatten();
+        self.seen = found.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    }
+
     fn begin(&mut self, args: &[u8]) -> Result<Begun, Failure> {
         if args[8] & 1 != 0 {
             assert_eq!(u32::from(args[8]), ALLOW_UNSIGNED);
+            self.look();
+            let hash = bundle::hex::encode(&bundle::sha256(&args[12..]));
+            assert_eq!(self.seen, [format!("unsigned-{hash}")]);
             let details = json!({ "reason": "unsigned" });
+            if self.takes_unsigned {
+                self.empty();
+                self.begun += 1;
+                let (session, window) = (self.begun, 8);
+                return Ok(Begun { session, window, components: vec![0], current: false });
+            }
             return Err(Failure::new(Code::Denied, "nobody signed it").with_details(details));
         }
         self.begun += 1;
@@ -267,10 +306,25 @@ fn a_transfer_whose_writer_ended_is_taken_up_again() {
 }
 
 #[test]
+fn a_transfer_that_root_approved_is_approved_again_when_it_is_taken_up_again() {
+    let agent = Agent::start();
+    let (path, _) = agent.bundle();
+    let mut kept = agent.kept();
+    (kept.takes_unsigned, kept.gone_at) = (true, Some(4));
+    drop(kept);
+    let reply = agent.ctl(&["install", &path, "--allow-unsigned"]);
+    assert_eq!(reply.code, 0, "{reply:?}");
+    let kept = agent.kept();
+    assert_eq!((kept.gone_at, kept.begun), (None, 3));
+}
+
+#[test]
 fn refusals_come_with_their_reason_code_and_exit_codes_are_kept() {
     let agent = Agent::start();
     let (path, bytes) = agent.bundle();
     agent.ctl(&["install", &path, "--allow-unsigned"]).fails(1, "nobody signed it (unsigned)");
+    let left = fs::read_dir(&agent.kept().approved).unwrap().count();
+    assert_eq!(left, 0, "what was approved is taken back");
     agent.ctl(&["install", "/nonexistent"]).fails(3, "/nonexistent");
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     agent.ctl(&["install", &path]).fails(1, "truncated");
@@ -303,5 +357,46 @@ fn a_keyring_goes_with_the_signatures_beside_it() {
     fs::write(path.with_extension("json.sig"), [1; 76]).unwrap();
     let reply = agent.ctl(&["keyring", "install", &file]);
     assert!(reply.stdout.contains("version 7"), "{reply:?}");
-    assert_eq!(agent.kept().keyring, [b"{}\n".as_slice(), &[1; 76]].concat());
+    let kept = agent.kept();
+    assert_eq!(kept.keyring, [b"{}\n".as_slice(), &[1; 76]].concat());
+    let hash = bundle::hex::encode(&bundle::sha256(&kept.keyring));
+    assert_eq!(kept.seen, [format!("keyring-{hash}")], "root has approved it");
+    assert_eq!(fs::read_dir(&kept.approved).unwrap().count(), 0);
+}
+
+#[test]
+fn what_root_approves_is_beside_the_agent_s_state_or_the_agent_says_where_it_looked() {
+    let agent = Agent::start();
+    let path = agent.folder.path().join("keyring.json");
+    fs::write(&path, "{}\n").unwrap();
+    fs::write(path.with_extension("json.sig"), [1; 76]).unwrap();
+    let file = path.display().to_string();
+    let elsewhere = agent.folder.path().join("elsewhere");
+    fs::create_dir_all(elsewhere.join("upgrade/approved")).unwrap();
+    agent.ctl(&["keyring", "install", &file, "--state-dir", elsewhere.to_str().unwrap()]);
+    assert!(agent.kept().seen.is_empty());
+    fs::remove_dir_all(&elsewhere).unwrap();
+    // It is the agent that knows what is missing; here it takes everything.
+    let reply =
+        agent.ctl(&["keyring", "install", &file, "--state-dir", elsewhere.to_str().unwrap()]);
+    assert_eq!(reply.code, 0, "{reply:?}");
+    assert!(!elsewhere.exists());
+    fs::create_dir_all(elsewhere.join("upgrade")).unwrap();
+    fs::write(elsewhere.join("upgrade/approved"), "").unwrap();
+    agent
+        .ctl(&["keyring", "install", &file, "--state-dir", elsewhere.to_str().unwrap()])
+        .fails(1, "elsewhere/upgrade/approved/keyring-");
+}
+
+#[test]
+fn a_permission_goes_with_its_length_and_the_signatures_beside_it() {
+    let agent = Agent::start();
+    let path = agent.folder.path().join("down.json");
+    fs::write(&path, "{}\n").unwrap();
+    let file = path.display().to_string();
+    agent.ctl(&["permit", &file]).fails(3, "down.json.sig");
+    fs::write(path.with_extension("json.sig"), [1; 76]).unwrap();
+    let reply = agent.ctl(&["permit", &file]);
+    assert!(reply.stdout.contains("may be installed now, once"), "{reply:?}");
+    assert_eq!(agent.kept().permission, [&[3, 0, 0, 0], b"{}\n".as_slice(), &[1; 76]].concat());
 }

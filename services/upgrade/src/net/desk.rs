@@ -36,6 +36,9 @@ const QUESTIONS: usize = 4;
 /// Longest `begin`, without magic and flags.
 const OFFER_MAX: usize =
     bundle::HEADER + bundle::SIGNATURES_MAX * bundle::SIGNATURE + bundle::MANIFEST_MAX;
+/// Longest permission with its signatures and its length.
+const PERMISSION_MAX: usize =
+    4 + bundle::PERMISSION_MAX + bundle::SIGNATURES_MAX * bundle::SIGNATURE;
 /// Longest keyring with its signatures.
 const KEYRING_MAX: usize = bundle::MANIFEST_MAX + bundle::SIGNATURES_MAX * bundle::SIGNATURE;
 
@@ -181,6 +184,7 @@ impl Desk {
                 Err(failure) => Err(failure),
             },
             "keyring" => self.keyring(&caller, &call.args).await.map(Told::Json),
+            "permission" => self.permission(&caller, &call.args).await.map(Told::Json),
             "status" => self.question(&caller, What::Status).await,
             "slots" => self.question(&caller, What::Slots).await,
             "history" => self.question(&caller, What::History).await,
@@ -288,6 +292,7 @@ impl Desk {
     async fn pages(&self, caller: &Caller, args: &[u8]) -> Result<Vec<u8>, Failure> {
         let (session, component, page, data) = split_head(args).ok_or_else(|| short("pages"))?;
         self.lock().hold.goes_on(caller.line, session, clock::now())?;
+        self.chunks_before().await;
         let what = What::Pages { session, component, page };
         let (_, bitmap) = self.link.ask(&caller.from, what, data.to_vec()).await?;
         if page != PAGE_TABLE {
@@ -299,6 +304,12 @@ impl Desk {
             state.page = Some((component, parsed));
         }
         Ok(bitmap)
+    }
+
+    /// Chunks that came before are still being unpacked, and a page must not overtake them.
+    async fn chunks_before(&self) {
+        let all = u32::try_from(WINDOW).expect("the window is small");
+        drop(self.room.acquire_many(all).await.expect("the room is never closed"));
     }
 
     async fn finish(&self, caller: &Caller, call: &Incoming) -> Result<Value, Failure> {
@@ -327,6 +338,16 @@ impl Desk {
         }
         let length = keyring_len(args)?;
         Ok(self.link.ask(&caller.from, What::Keyring { length }, args.to_vec()).await?.0)
+    }
+
+    async fn permission(&self, caller: &Caller, args: &[u8]) -> Result<Value, Failure> {
+        if args.len() > PERMISSION_MAX {
+            let text = format!("{} bytes of permission; at most {PERMISSION_MAX}", args.len());
+            return Err(Failure::new(Code::Limit, text));
+        }
+        let (length, data) = args.split_first_chunk().ok_or_else(|| short("permission"))?;
+        let what = What::Permission { length: u32::from_le_bytes(*length) };
+        Ok(self.link.ask(&caller.from, what, data.to_vec()).await?.0)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -4,11 +4,11 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     os::unix::{fs::DirBuilderExt as _, fs::OpenOptionsExt as _, net::UnixStream},
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -36,6 +36,8 @@ use super::{
 pub(super) struct Limits {
     /// Handshakes at once; whoever comes while there are so many is cut off.
     pub(super) handshakes: usize,
+    /// Of these from one address, so that one that falls silent keeps nobody else out.
+    pub(super) from_one: usize,
     pub(super) handshake: Duration,
     /// Operators that are connected at once.
     pub(super) sessions: usize,
@@ -47,6 +49,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             handshakes: 8,
+            from_one: 2,
             handshake: Duration::from_secs(10),
             sessions: 2,
             idle: Duration::from_secs(30),
@@ -134,7 +137,7 @@ pub(super) async fn run(
     let (servers, log) = (AtomicU64::new(1), Log::default());
     let network = Arc::new(Network { desk, acceptor, limits, sessions, servers, log });
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let places = Arc::new(Semaphore::new(limits.handshakes));
+    let places = Places::new(limits);
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -151,11 +154,12 @@ pub(super) async fn run(
             network.log.say(|| format!("{from} was turned away; {text}"));
             continue;
         }
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            network.log.say(|| {
-                format!("{from} was turned away: {} handshakes are under way", limits.handshakes)
-            });
-            continue;
+        let place = match places.take(from.ip()) {
+            Ok(place) => place,
+            Err(why) => {
+                network.log.say(|| format!("{from} was turned away: {why}"));
+                continue;
+            }
         };
         let network = Arc::clone(&network);
         connections.spawn(async move {
@@ -164,6 +168,54 @@ pub(super) async fn run(
             }
         });
     }
+}
+
+/// Where handshakes are made: few, and fewer from one address.
+struct Places {
+    limits: Limits,
+    taken: Arc<Mutex<Vec<IpAddr>>>,
+}
+
+/// One of them, until it is dropped.
+struct Place {
+    of: IpAddr,
+    taken: Arc<Mutex<Vec<IpAddr>>>,
+}
+
+impl Places {
+    fn new(limits: Limits) -> Self {
+        Self { limits, taken: Arc::default() }
+    }
+
+    /// # Errors
+    /// Why there is none.
+    fn take(&self, of: IpAddr) -> Result<Place, String> {
+        // The same peer, whichever way it came in.
+        let of = of.to_canonical();
+        let Limits { handshakes, from_one, .. } = self.limits;
+        let mut taken = lock(&self.taken);
+        if taken.len() >= handshakes {
+            return Err(format!("{handshakes} handshakes are under way"));
+        }
+        if taken.iter().filter(|other| **other == of).count() >= from_one {
+            return Err(format!("{from_one} handshakes from its address are under way"));
+        }
+        taken.push(of);
+        Ok(Place { of, taken: Arc::clone(&self.taken) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.taken);
+        if let Some(at) = taken.iter().position(|of| *of == self.of) {
+            taken.swap_remove(at);
+        }
+    }
+}
+
+fn lock(taken: &Mutex<Vec<IpAddr>>) -> std::sync::MutexGuard<'_, Vec<IpAddr>> {
+    taken.lock().expect("nothing panics while it holds the places")
 }
 
 impl Network {
@@ -185,13 +237,7 @@ impl Network {
     }
 
     /// Serves one operator. The place of the handshake is given back once it is one of the few sessions.
-    async fn serve(
-        &self,
-        carrier: Carrier,
-        key: PublicKey,
-        from: SocketAddr,
-        place: tokio::sync::OwnedSemaphorePermit,
-    ) {
+    async fn serve(&self, carrier: Carrier, key: PublicKey, from: SocketAddr, place: Place) {
         let session = Arc::clone(&self.sessions).try_acquire_owned().ok();
         let fingerprint = bundle::hex::encode(&key.fingerprint());
         let served = match &session {
@@ -268,7 +314,7 @@ fn server(
 
 /// Says what strangers do, but doesn't let them fill the log.
 #[derive(Default)]
-struct Log(std::sync::Mutex<(Option<Moment>, u64)>);
+struct Log(Mutex<(Option<Moment>, u64)>);
 
 impl Log {
     fn say(&self, text: impl FnOnce() -> String) {

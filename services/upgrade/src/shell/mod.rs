@@ -4,6 +4,7 @@
 //! [`worker`] has the engine; here orders are read, words are written, and everything that takes time beside the storage is
 //! begun: switching services, watching health, rebooting.
 
+mod approvals;
 mod devices;
 mod facts;
 mod health;

@@ -31,6 +31,10 @@ impl Folder {
         Ok(Self(path.to_owned()))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The right to write slots: one process at a time has it, for as long as it keeps the file.
     ///
     /// # Errors

@@ -16,13 +16,13 @@ use daemon::clock;
 use protocol::{
     failure::{Code, Failure},
     time::Moment,
-    upgrade::{Begun, Progress, State, Status},
+    upgrade::{ALLOW_UNSIGNED, Approval, Begun, Progress, State, Status},
 };
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{facts, platform, store::Folder};
+use super::{approvals::Approvals, facts, platform, store::Folder};
 use crate::{
     channel::{Device, Order, What, Word},
     disk::Store as _,
@@ -72,6 +72,8 @@ pub(crate) struct Worker {
     settings: Result<Settings, String>,
     folder: Folder,
     lock: Option<File>,
+    /// There with the engine.
+    approvals: Option<Approvals>,
     engine: Result<Engine<platform::Device>, String>,
     tried: Moment,
     session: u64,
@@ -95,6 +97,7 @@ impl Worker {
             settings,
             folder,
             lock: None,
+            approvals: None,
             engine,
             tried: now,
             session: 0,
@@ -291,6 +294,8 @@ impl Worker {
     fn try_open(&mut self) -> Result<Engine<platform::Device>, String> {
         let settings = self.settings.clone()?;
         self.take_lock().map_err(|error| error.to_string())?;
+        let approvals = Approvals::open(&self.folder).map_err(|error| error.to_string())?;
+        self.approvals = Some(approvals);
         let mut complaints = Vec::new();
         let start = facts::start(&mut complaints);
         let device = platform::Device::open(&settings, self.folder.clone());
@@ -315,8 +320,9 @@ impl Worker {
         if let What::Device = order.what {
             return json(&self.device());
         }
+        let local_root = self.is_local_root(&order, data)?;
         let Ok(engine) = &mut self.engine else { return self.without(&order.what) };
-        let caller = Caller { who: order.who, local_root: order.local_root };
+        let caller = Caller { who: order.who, local_root };
         let (now, none) = (now(), || Ok((Value::Null, Vec::new())));
         match order.what {
             What::Begin { flags } => {
@@ -376,6 +382,20 @@ impl Worker {
         }
         let Ok(engine) = &self.engine else { return none() };
         json(&engine.status())
+    }
+
+    /// Whether root on the device gives this order, where that matters: the network side's word for it is not enough.
+    fn is_local_root(&self, order: &Order, data: &[u8]) -> Result<bool, Failure> {
+        let Ok(engine) = &self.engine else { return Ok(false) };
+        let approval = match order.what {
+            What::Begin { flags } if flags & ALLOW_UNSIGNED != 0 => Approval::Unsigned,
+            What::Keyring { .. } if engine.keyring().is_none() => Approval::Keyring,
+            _ => return Ok(false),
+        };
+        let Some(approvals) = self.approvals.as_ref().filter(|_| order.local_root) else {
+            return Ok(false);
+        };
+        approvals.take(approval, data).map(|()| true)
     }
 
     /// Answers without an engine.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use endpoint::{CallError, CallOptions, Code};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use super::{ANNA, BOB, Device, EVE, FOREVER, LIMIT, bundle_of, code, until};
@@ -82,7 +82,7 @@ async fn a_thousand_peers_cost_a_few_places_and_the_next_push_works() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).unwrap();
-    let limits = Limits { handshake: FOREVER, ..Limits::default() };
+    let limits = Limits { handshake: FOREVER, from_one: 8, ..Limits::default() };
     let device = Device::start(limits).await;
     let mut peers = Vec::new();
     for _ in 0..1000 {
@@ -107,6 +107,23 @@ async fn a_thousand_peers_cost_a_few_places_and_the_next_push_works() {
     let (bundle, image) = bundle_of(SIZE);
     anna.push(&bundle).await.unwrap();
     assert!(device.memory.image() == image);
+}
+
+#[tokio::test]
+async fn a_peer_that_falls_silent_keeps_nobody_out_who_comes_from_elsewhere() {
+    let limits = Limits { handshake: FOREVER, ..Limits::default() };
+    let device = Device::start(limits).await;
+    let mut peers = Vec::new();
+    for _ in 0..limits.handshakes {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        peers.push(socket.connect(device.address).await.unwrap());
+    }
+    status(&device.host(&ANNA)).await.unwrap();
+    for peer in peers.drain(limits.from_one..) {
+        let ended = tokio::time::timeout(LIMIT, drained(peer)).await;
+        assert_eq!(ended.expect("it was cut off"), 0);
+    }
 }
 
 #[tokio::test]
