@@ -107,7 +107,7 @@ async fn run(Cli { common, command }: Cli) -> Result<(), Error> {
         Command::Heartbeat(HeartbeatCommand::List) => {
             heartbeat::list(&Bus::new(&common)?, out).await
         }
-        Command::Upgrade(command) => upgrade::run(&Bus::new(&common)?, out, command).await,
+        Command::Upgrade(command) => upgrade::run(&Bus::new(&common)?, &common, out, command).await,
         Command::Log(given) => logs::log(&common, out, &given).await,
         Command::LogLevel(given) => logs::level(&Bus::new(&common)?, out, &given).await,
         #[cfg(feature = "top")]

@@ -1,8 +1,8 @@
 //! `vestalctl system ...`: from the command line to calls of the object `system`.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use protocol::system::{Info, Space};
+use protocol::system::{Info, Space, Sysupgrade, Validation};
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
     table::clean,
     units,
 };
+
+/// The supervisor looks at a bundle for up to a minute, and once more where it is forced.
+const LOOK: How = How { within: Duration::from_secs(150), safe: false };
 
 pub(crate) async fn run(bus: &Bus, out: Output, command: SystemCommand) -> Result<(), Error> {
     let ask =
@@ -33,6 +36,39 @@ pub(crate) async fn run(bus: &Bus, out: Output, command: SystemCommand) -> Resul
         SystemCommand::Reboot => said(out, &ask("reboot", json!({}), How::ONCE).await?),
         SystemCommand::Poweroff => said(out, &ask("poweroff", json!({}), How::ONCE).await?),
         SystemCommand::Halt => said(out, &ask("halt", json!({}), How::ONCE).await?),
+        SystemCommand::Validate { bundle } => {
+            let args = json!({ "path": absolute(&bundle)? });
+            validation(out, &ask("validate_firmware_image", args, LOOK).await?)
+        }
+        SystemCommand::Sysupgrade { bundle, force } => {
+            let args = Sysupgrade { path: absolute(&bundle)?, force, ..Sysupgrade::default() };
+            said(out, &ask("sysupgrade", json!(args), LOOK).await?)
+        }
+    }
+}
+
+/// As the supervisor finds it, whose working folder is another one.
+fn absolute(path: &Path) -> Result<String, Error> {
+    let wrong = |why: &str| Error::usage(format!("{}: {why}", path.display()));
+    let absolute = std::path::absolute(path).map_err(|error| wrong(&error.to_string()))?;
+    let text = absolute.to_str().ok_or_else(|| wrong("the path is no UTF-8; rename the file"))?;
+    Ok(text.to_owned())
+}
+
+/// A bundle that isn't valid is exit code 1.
+fn validation(out: Output, answer: &Value) -> Result<(), Error> {
+    if out.json {
+        Output::json(answer)?;
+    }
+    match serde_json::from_value::<Validation>(answer.clone()) {
+        Ok(found) if !found.valid => {
+            let hint = if found.forceable { "; --force installs it all the same" } else { "" };
+            let text = found.text.as_deref().unwrap_or("it is not valid");
+            Err(Error::failed(format!("{text}{hint}")))
+        }
+        _ if out.json => Ok(()),
+        Ok(_) => Output::text("the device would take it\n"),
+        Err(_) => Output::text(&tree(answer)),
     }
 }
 
@@ -99,6 +135,28 @@ mod tests {
     #[test]
     fn an_answer_of_another_shape_is_shown_as_it_came() {
         assert_eq!(info(json!({"uptime": 3})), "uptime: 3\n");
+    }
+
+    #[test]
+    fn a_bundle_that_is_not_valid_is_an_error_with_its_reason() {
+        let out = Output::new(false);
+        let forceable = json!({
+            "tests": {}, "valid": false, "forceable": true, "allow_backup": true,
+            "text": "nobody has signed it (unsigned)",
+        });
+        let error = validation(out, &forceable).unwrap_err();
+        let text = "nobody has signed it (unsigned); --force installs it all the same";
+        assert_eq!((error.exit, &*error.text), (crate::error::Exit::Failed, text));
+        let good = json!({ "tests": {}, "valid": true, "forceable": false, "allow_backup": true });
+        assert!(validation(out, &good).is_ok());
+    }
+
+    #[test]
+    fn the_supervisor_gets_a_path_from_the_root_folder_on() {
+        assert_eq!(absolute(Path::new("/tmp/a")).unwrap(), "/tmp/a");
+        let here = std::env::current_dir().unwrap().join("a");
+        assert_eq!(absolute(Path::new("a")).unwrap(), here.to_str().unwrap());
+        assert!(absolute(Path::new("")).is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `vestalctl system ...`, as it is written.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use crate::signal;
@@ -25,6 +27,15 @@ pub(crate) enum SystemCommand {
     Poweroff,
     /// Stop all services and stop the processor
     Halt,
+    /// Whether the upgrade agent would take this bundle; writes nothing
+    Validate { bundle: PathBuf },
+    /// Let the supervisor install a bundle, as procd's sysupgrade does; returns when it is accepted
+    Sysupgrade {
+        bundle: PathBuf,
+        /// Also where nobody whom the device believes has signed it; for root
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Args, Debug, Default)]

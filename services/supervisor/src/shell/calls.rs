@@ -121,6 +121,9 @@ impl Shell {
             "reboot" => self.shut_down(ShutdownKind::Reboot, call.responder),
             "poweroff" => self.shut_down(ShutdownKind::Poweroff, call.responder),
             "halt" => self.shut_down(ShutdownKind::Halt, call.responder),
+            "validate_firmware_image" | "sysupgrade" | "nandupgrade" | "upgrade" => {
+                self.firmware_call(call);
+            }
             "reexec" => match call.parse::<system::Reexec>() {
                 Ok(args) => self.reexec(args.what, call.responder),
                 Err(failure) => call.responder.fail(failure),

@@ -11,6 +11,7 @@ mod definitions;
 mod deposits;
 mod environment;
 mod executable;
+mod firmware;
 mod heartbeats;
 mod identify;
 mod interfaces;
@@ -38,6 +39,7 @@ mod scripts;
 mod sockets;
 mod special_files;
 mod start;
+mod trial;
 mod validation;
 mod watchdog;
 
@@ -48,7 +50,7 @@ use std::{
 
 use daemon::{Shutdown, clock};
 use endpoint::{Bus, Incoming, Responder};
-use protocol::{config::Invalid, failure::Failure, keeper::SlotState, name::Name, service};
+use protocol::{config::Invalid, failure::Failure, keeper::SlotState, name::Name, service, system};
 use tokio::{signal::unix::Signal, sync::mpsc};
 
 pub(crate) use self::{
@@ -56,6 +58,7 @@ pub(crate) use self::{
 };
 use self::{
     definitions::Definitions,
+    firmware::Work,
     heartbeats::Heartbeats,
     identify::{Identifier, Look, Place},
     journal::Journal,
@@ -66,6 +69,7 @@ use self::{
     prepare::Workshop,
     registry::{Awaited, Membership},
     ring::Parts,
+    trial::Trial,
     watchdog::Watchdog,
 };
 use crate::machine::{Change, Ended, Event, Request, ScriptProcess, Supervisor};
@@ -106,6 +110,8 @@ pub(crate) enum Inbound {
         run: u64,
         found: Vec<Invalid>,
     },
+    /// Firmware was looked at, or refused; or an installation has ended.
+    Firmware(Option<system::Ended>),
     /// A network interface changed.
     Seen(Change),
     /// Who drains what services print has to be looked at.
@@ -192,6 +198,10 @@ pub(crate) struct Shell {
     journal: Journal,
     definitions: Definitions,
     watchdog: Watchdog,
+    /// Firmware that is looked at or installed.
+    firmware: Option<Work>,
+    /// The boot loader waits for this boot to be called good.
+    trial: Option<Trial>,
     inbox: mpsc::Receiver<Inbound>,
     back: mpsc::Sender<Inbound>,
     /// The last report of every slot.
@@ -236,7 +246,8 @@ impl Shell {
                 tracing::info!("leaving; the keeper starts the supervisor that is on disk now");
                 return Ok(());
             }
-            let deadline = [self.machine.next_deadline(), self.watchdog.next_renewal()];
+            let trial = self.trial.as_ref().map(Trial::due);
+            let deadline = [self.machine.next_deadline(), self.watchdog.next_renewal(), trial];
             let deadline = deadline.into_iter().flatten().min().map(clock::instant);
             tokio::select! {
                 biased;
@@ -257,6 +268,7 @@ impl Shell {
                 () = sleep_until(deadline), if deadline.is_some() => {
                     self.machine.handle_timeout(clock::now());
                     self.renew_watchdog();
+                    self.look_at_trial(clock::now());
                 }
             }
         }
@@ -279,6 +291,7 @@ impl Shell {
             Inbound::Validated { run, found } => {
                 self.machine.handle_event(Event::Validated { run, found }, clock::now());
             }
+            Inbound::Firmware(ended) => self.firmware_over(ended),
             Inbound::Seen(change) => {
                 let (kind, data) = change.event();
                 self.machine.handle_event(Event::Seen { kind, data }, clock::now());

@@ -1,6 +1,7 @@
 //! Runs what triggers want run, with a time limit, beside the loop. What it prints goes to the log.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{self, PipeReader},
     os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
@@ -68,7 +69,7 @@ pub(super) fn run(script: Script, places: Places, inbox: mpsc::Sender<Inbound>) 
 }
 
 /// Waits until a script is over that is no child of ours; one that takes too long is ended.
-async fn outlast(process: ScriptProcess, timeout: Duration) {
+pub(super) async fn outlast(process: ScriptProcess, timeout: Duration) {
     let Some(pid) = Pid::from_raw(process.pid) else { return };
     // First the descriptor, then the look: from then on the number can't become somebody else's unnoticed.
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
@@ -86,7 +87,7 @@ async fn outlast(process: ScriptProcess, timeout: Duration) {
     let _ = tokio::time::timeout(GRACE, pidfd.readable()).await;
 }
 
-fn process_of(child: &Child) -> Option<ScriptProcess> {
+pub(super) fn process_of(child: &Child) -> Option<ScriptProcess> {
     let pid = child.id()?.cast_signed();
     Some(ScriptProcess { pid, started: start_of(pid)? })
 }
@@ -101,28 +102,31 @@ fn start_of(pid: i32) -> Option<u64> {
 fn start(command: &[String], places: &Places) -> io::Result<(Child, PipeReader)> {
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let (output, input) = io::pipe()?;
-    let mut child = Command::new(program);
-    for private in environment::PRIVATE {
-        child.env_remove(private);
-    }
-    if std::env::var_os("PATH").is_none() {
-        child.env("PATH", environment::DEFAULT_PATH);
-    }
-    child
-        .args(arguments)
-        .envs(places.to_env())
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(input.try_clone()?)
-        .stderr(input)
-        // Its own, so that all of it can be ended.
-        .process_group(0)
-        .kill_on_drop(true);
+    let mut child = self::command(program, places);
+    child.args(arguments).stdout(input.try_clone()?).stderr(input).kill_on_drop(true);
     // Our copies of the pipe's other end go with `child`, the command.
     Ok((child.spawn()?, output))
 }
 
-async fn wait(mut child: Child, timeout: Duration) -> Ended {
+/// A program that runs beside the loop: in our environment, without what describes our own start, and with no input.
+pub(super) fn command(program: impl AsRef<OsStr>, places: &Places) -> Command {
+    let mut command = Command::new(program);
+    for private in environment::PRIVATE {
+        command.env_remove(private);
+    }
+    if std::env::var_os("PATH").is_none() {
+        command.env("PATH", environment::DEFAULT_PATH);
+    }
+    command
+        .envs(places.to_env())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        // Its own, so that all of it can be ended.
+        .process_group(0);
+    command
+}
+
+pub(super) async fn wait(mut child: Child, timeout: Duration) -> Ended {
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     let Ok(ended) = tokio::time::timeout(timeout, child.wait()).await else {
         kill(group, Signal::TERM);

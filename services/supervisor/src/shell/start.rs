@@ -26,6 +26,7 @@ use super::{
     objects::{Forward, Object},
     own_places,
     prepare::Workshop,
+    trial::Trial,
     watchdog::Watchdog,
 };
 use crate::machine::{Event, Request, Supervisor};
@@ -96,6 +97,8 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
         journal,
         definitions,
         watchdog: Watchdog::default(),
+        firmware: None,
+        trial: handover.pid_one.then(|| Trial::begin(&places, clock::now())).flatten(),
         inbox,
         back,
         states: handover.slots,
@@ -117,6 +120,7 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
     shell.join_registry();
     interfaces::start(shell.back.clone());
     shell.forget_ended();
+    shell.resume_firmware();
     Ok(shell)
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use endpoint::{CallOptions, Client, Options};
+use endpoint::{CallError, CallOptions, Client, Options};
 use protocol::keeper::{MESSAGE_SIZE, Outcome, Report, Request, VERSION};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde_json::{Value, json};
@@ -31,6 +31,8 @@ pub(crate) struct Device {
     starts: u32,
     /// What scripts have written, line by line.
     lines: BufReader<pipe::Receiver>,
+    /// What the supervisor has logged.
+    log: BufReader<pipe::Receiver>,
 }
 
 impl Device {
@@ -47,13 +49,27 @@ impl Device {
             let text = format!("command = [\"/bin/true\"]\nautostart = false\n{triggers}");
             fs::write(services_d.join(format!("{name}.toml")), text).unwrap();
         }
-        fifo(&folder.path().join("said"));
-        let mut options = pipe::OpenOptions::new();
-        // Writers come and go, and that is no end of the file.
-        let said = options.read_write(true).open_receiver(folder.path().join("said")).unwrap();
-        let lines = BufReader::new(said);
-        let mut device = Self { folder, supervisor: None, starts: 0, lines };
+        let bin = folder.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        let program = env!("CARGO_BIN_EXE_vestal-supervisor");
+        let own = bin.join("vestal-supervisor");
+        // Its folder is where it looks for the suite's other programs.
+        fs::hard_link(program, &own).or_else(|_| fs::copy(program, &own).map(|_| ())).unwrap();
+        let [lines, log] = ["said", "log"].map(|name| reader(&folder.path().join(name)));
+        let mut device = Self { folder, supervisor: None, starts: 0, lines, log };
         device.start().await;
+        device
+    }
+
+    /// As [`Self::with`], with this script as the `vestalctl` beside the supervisor.
+    pub(crate) async fn with_vestalctl(script: &str) -> Self {
+        let device = Self::with(&[]).await;
+        // Written by another process: a descriptor that a child of ours inherits would make it busy.
+        let write = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+        let path = device.folder.path().join("bin/vestalctl");
+        let status =
+            Command::new("/bin/sh").args(["-c", write]).arg(path).arg(script).status().unwrap();
+        assert!(status.success());
         device
     }
 
@@ -67,14 +83,15 @@ impl Device {
         let child = Command::new("/bin/sh")
             // The channel is descriptor 3.
             .args(["-c", "exec \"$0\" \"$@\" 3<&0 0</dev/null"])
-            .arg(env!("CARGO_BIN_EXE_vestal-supervisor"))
+            .arg(path("bin/vestal-supervisor"))
             .args([Path::new("--run-dir"), &path("run")])
             .args([Path::new("--config-dir"), &path("etc")])
-            .args(["--log-level", "error"])
+            .args(["--log-level", "info"])
             .env("VESTAL_INTERFACE_EVENTS", "off")
             .env("SAID", path("said"))
             .env("GATE", path("gate"))
             .stdin(Stdio::from(theirs))
+            .stderr(fs::OpenOptions::new().append(true).open(path("log")).unwrap())
             .spawn()
             .unwrap();
         let (ready, mut serves) = mpsc::channel(1);
@@ -99,10 +116,42 @@ impl Device {
     }
 
     pub(crate) async fn call(&self, method: &str, args: &Value) {
+        self.ask("service", method, args, LIMIT).await.expect("a refusal");
+    }
+
+    /// What an object answers.
+    pub(crate) async fn ask(
+        &self,
+        object: &str,
+        method: &str,
+        args: &Value,
+        deadline: Duration,
+    ) -> Result<Value, CallError> {
         let socket = self.folder.path().join("run/supervisor.sock");
         let client = Client::new(socket, Options::default());
-        let called = client.call("service", method, args, CallOptions::default());
-        timeout(LIMIT, called).await.expect("no answer").expect("a refusal");
+        let options = CallOptions { deadline, ..CallOptions::default() };
+        let called = client.call(object, method, args, options);
+        let answer = timeout(2 * LIMIT, called).await.expect("no answer")?;
+        Ok(answer.parse().unwrap())
+    }
+
+    /// The data of the next happening of this topic, as it is in the log.
+    pub(crate) async fn told(&mut self, topic: &str) -> Value {
+        let topic = format!("{topic} ");
+        loop {
+            let mut line = String::new();
+            timeout(LIMIT, self.log.read_line(&mut line)).await.expect("no such log").unwrap();
+            let data =
+                line.split_once(&topic).and_then(|(_, data)| serde_json::from_str(data).ok());
+            if let Some(data) = data {
+                return data;
+            }
+        }
+    }
+
+    /// What the supervisor keeps about installations.
+    pub(crate) fn is_installing(&self) -> bool {
+        self.folder.path().join("run/supervisor/sysupgrade.json").exists()
     }
 
     /// What a script says next.
@@ -126,6 +175,12 @@ impl Drop for Device {
             self.kill();
         }
     }
+}
+
+fn reader(path: &Path) -> BufReader<pipe::Receiver> {
+    fifo(path);
+    // Writers come and go, and that is no end of the file.
+    BufReader::new(pipe::OpenOptions::new().read_write(true).open_receiver(path).unwrap())
 }
 
 fn fifo(path: &Path) {

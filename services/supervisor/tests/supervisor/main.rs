@@ -1,6 +1,7 @@
-//! The real supervisor, killed while triggers are at work: what it has acknowledged is done, and done once.
+//! The real supervisor, killed while it is at work: what it has acknowledged is done, and done once.
 
 mod device;
+mod firmware;
 
 use std::fs;
 
