@@ -24,19 +24,24 @@ const UUID: &str = "5d0b9c3e-6a0f-4a52-9c7f-0d6f6c1f7a11";
 /// Images, and bundles of them.
 pub(crate) struct Images {
     folder: PathBuf,
+    /// Bytes of the files that were replaced in the second image, all of them packed as one.
+    pub(crate) changed: u64,
 }
 
 impl Images {
     /// Makes `count` of each.
     pub(crate) fn make(folder: &Path, count: usize) -> anyhow::Result<Self> {
-        let images = Self { folder: folder.to_owned() };
+        let mut images = Self { folder: folder.to_owned(), changed: 0 };
         let (mut tree, mut spare) = images.gather()?;
         tree.sort_by_key(|(path, _)| path.clone());
         spare.sort_by_key(|(_, length)| *length);
         run(Command::new(binary("vestal")).arg("keygen").arg("--dev").arg(images.keys()))?;
         for number in 1..=count {
             if number > 1 {
-                replace(&tree, &mut spare, number)?;
+                let replaced = replace(&tree, &mut spare, number)?;
+                if number == 2 {
+                    images.changed = packed(folder, &replaced)?;
+                }
             }
             let image = images.image(number);
             let mut command = program("mke2fs");
@@ -129,8 +134,8 @@ fn walk(folder: &Path, found: &mut Vec<Sized>) {
 }
 
 /// Puts other files in the place of some, none longer than what was there.
-fn replace(tree: &[Sized], spare: &mut Vec<Sized>, number: usize) -> anyhow::Result<()> {
-    let mut changed = 0;
+fn replace(tree: &[Sized], spare: &mut Vec<Sized>, number: usize) -> anyhow::Result<Vec<PathBuf>> {
+    let (mut changed, mut replaced) = (0, Vec::new());
     for (path, length) in tree.iter().skip(number).step_by(7) {
         let fitting = spare.partition_point(|(_, spare)| spare <= length);
         if changed >= CHANGED || fitting == 0 {
@@ -139,9 +144,22 @@ fn replace(tree: &[Sized], spare: &mut Vec<Sized>, number: usize) -> anyhow::Res
         let (other, _) = spare.remove(fitting - 1);
         fs::copy(&other, path).with_context(|| format!("copy {}", other.display()))?;
         changed += length;
+        replaced.push(path.clone());
     }
     anyhow::ensure!(changed >= CHANGED / 2, "only {changed} bytes of files were replaced");
-    Ok(())
+    Ok(replaced)
+}
+
+/// How long these files are, packed as one.
+fn packed(folder: &Path, files: &[PathBuf]) -> anyhow::Result<u64> {
+    let joined = folder.join("changed");
+    let mut bytes = Vec::new();
+    for file in files {
+        bytes.extend(fs::read(file)?);
+    }
+    fs::write(&joined, bytes)?;
+    run(program("zstd").args(["-q", "-9", "--rm"]).arg(&joined))?;
+    Ok(fs::metadata(joined.with_extension("zst"))?.len())
 }
 
 /// A program of the system; some are where ordinary users don't look.

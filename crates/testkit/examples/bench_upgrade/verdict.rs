@@ -29,6 +29,9 @@ pub(crate) fn measure(ground: &Ground, report: &mut Report) -> anyhow::Result<()
     let scratch = tempfile::Builder::new().prefix("vt").tempdir_in("/tmp")?;
     let (good, flipped, stranger) = bundles(scratch.path())?;
     let suite = Suite::start(&scratch.path().join("keys"), "", &[], &[])?;
+    for letter in ['a', 'b'] {
+        fs::write(suite.slot(letter), vec![0xff; IMAGE])?;
+    }
     let dry = |bundle: &Path| {
         let mut command = suite.install(bundle);
         command.arg("--dry-run").stderr(Stdio::null());

@@ -62,7 +62,12 @@ fn goes_back(bench: &Bench, bad: &[u8], next: &[u8], why: &str) {
 
 #[test]
 fn an_application_that_crashes_goes_back_by_itself() {
-    goes_back(&Bench::started(), &application("bad", &["exit=1"], MIB), &good("three", MIB), "camera");
+    goes_back(
+        &Bench::started(),
+        &application("bad", &["exit=1"], MIB),
+        &good("three", MIB),
+        "camera",
+    );
 }
 
 #[test]
@@ -80,4 +85,32 @@ fn an_application_that_hangs_after_it_was_ready_goes_back_by_itself() {
     bench.start();
     let bad = good("bad", MIB);
     goes_back(&bench, &bad, &alive("three"), "camera");
+}
+
+#[test]
+fn many_components_travel_in_one_bundle_and_none_overtakes_what_came_before_it() {
+    const PARTS: usize = 12;
+    let mut bench = Bench::new();
+    let name = |part: usize| format!("part-{part}");
+    let mut components = String::new();
+    for part in 0..PARTS {
+        let slot = |letter| {
+            let place = bench.place(&format!("{}-{letter}", name(part)));
+            format!("{{ path = {place:?}, size = \"1MiB\" }}")
+        };
+        let slots = format!("slots = [{}, {}]", slot("a"), slot("b"));
+        components += &format!("[components.{}]\n{slots}\n", name(part));
+    }
+    bench.settings(&components, super::HEALTH);
+    bench.start();
+    // What compresses well takes longer to unpack than to send.
+    let image = |part: usize| format!("part {part} of {PARTS};").repeat(MIB / 16).into_bytes();
+    let images: Vec<(String, Vec<u8>)> = (0..PARTS).map(|part| (name(part), image(part))).collect();
+    let images: Vec<(&str, &[u8])> =
+        images.iter().map(|(name, image)| (name.as_str(), image.as_slice())).collect();
+    bench.bundle("parts.vestal", "2", 2, &images);
+    bench.vestal_ok(&bench.push("parts.vestal"));
+    for (name, image) in images {
+        assert!(holds(&bench.place(&format!("{name}-b")), image), "{name}");
+    }
 }

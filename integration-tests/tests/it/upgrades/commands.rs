@@ -4,7 +4,7 @@ use std::{fs, process::Stdio};
 
 use serde_json::Value;
 
-use super::{Bench, MIB, good};
+use super::{Bench, MIB, good, is_blank};
 
 fn bench() -> Bench {
     let bench = Bench::started();
@@ -14,8 +14,8 @@ fn bench() -> Bench {
 
 /// Lines of JSON; the last one is the outcome.
 fn outcome(lines: &str) -> Value {
-    let parsed = lines.lines().map(|line| serde_json::from_str::<Value>(line));
-    parsed.map(|line| line.unwrap_or_else(|error| panic!("{error}: {lines}"))).last().unwrap()
+    let last = lines.lines().next_back().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {lines}"))
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn a_bundle_is_installed_from_a_file_and_the_way_back_is_one_command() {
     let file = bench.file("app-2.vestal");
     let told = bench.device.ctl_ok(&["--json", "upgrade", "install", "--dry-run", &file]);
     assert_eq!(outcome(&told)["outcome"], "acceptable");
-    assert!(!bench.place("app-b").exists());
+    assert!(is_blank(&bench.place("app-b")));
     let told = bench.device.ctl_ok(&["--json", "upgrade", "install", "--wait", &file]);
     assert_eq!(outcome(&told)["outcome"], "finished");
     assert_eq!(outcome(&told)["status"]["state"], "confirmed");
@@ -61,7 +61,12 @@ fn what_is_on_trial_is_kept_or_given_up_by_a_command() {
     bench.settings("", "health = { timeout = \"10m\", stable = \"10m\" }\n");
     bench.start();
     for (name, index) in [("two", 2), ("three", 3)] {
-        bench.bundle(&format!("{name}.vestal"), name.len().to_string().as_str(), index, &[("application", &good(name, MIB))]);
+        bench.bundle(
+            &format!("{name}.vestal"),
+            name.len().to_string().as_str(),
+            index,
+            &[("application", &good(name, MIB))],
+        );
     }
     bench.device.ctl_ok(&["upgrade", "install", &bench.file("two.vestal")]);
     bench.until_upgrade_is("trial");
@@ -77,9 +82,15 @@ fn what_is_on_trial_is_kept_or_given_up_by_a_command() {
     let status = bench.device.json(&["upgrade", "confirm"]);
     assert_eq!(status["state"], "confirmed");
     let history = bench.device.json(&["upgrade", "history"]);
-    let states: Vec<&Value> = history.as_array().unwrap().iter().map(|entry| &entry["state"]).collect();
+    let states: Vec<&Value> =
+        history.as_array().unwrap().iter().map(|entry| &entry["state"]).collect();
     assert_eq!(states, ["rolled-back", "confirmed"]);
-    for words in [["upgrade", "status"], ["upgrade", "slots"], ["upgrade", "history"], ["upgrade", "identity"]] {
+    for words in [
+        ["upgrade", "status"],
+        ["upgrade", "slots"],
+        ["upgrade", "history"],
+        ["upgrade", "identity"],
+    ] {
         assert!(!bench.device.ctl_ok(&words).is_empty(), "{words:?}");
     }
 }
@@ -92,5 +103,24 @@ fn a_device_without_a_keyring_lets_nobody_in_and_says_what_to_do() {
     bench.bundle("app-2.vestal", "2", 2, &[("application", &good("two", MIB))]);
     let reply = bench.device.ctl(&["upgrade", "install", &bench.file("app-2.vestal")]);
     assert!(reply.stderr.contains("(no-keyring)") && reply.stderr.contains("keyring"), "{reply:?}");
-    assert!(!bench.place("app-b").exists());
+    assert!(is_blank(&bench.place("app-b")));
+}
+
+#[test]
+fn procds_own_methods_check_and_install_a_bundle() {
+    let bench = bench();
+    let path = |name: &str| format!("{{\"path\":{:?}}}", bench.file(name));
+    let checked =
+        |name: &str| bench.device.json(&["call", "system", "validate_firmware_image", &path(name)]);
+    bench.create("unsigned.vestal", &super::recipe_of("application"), "");
+    assert_eq!(checked("unsigned.vestal")["valid"], false);
+    assert_eq!(checked("app-2.vestal")["valid"], true);
+    let refused = bench.device.ctl(&["call", "system", "sysupgrade", &path("unsigned.vestal")]);
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(is_blank(&bench.place("app-b")));
+    assert_eq!(bench.runs(), ["one"]);
+
+    bench.device.ctl_ok(&["system", "sysupgrade", &bench.file("app-2.vestal")]);
+    bench.until_upgrade_is("confirmed");
+    assert_eq!(bench.runs(), ["one", "two"]);
 }

@@ -59,7 +59,8 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 fn application(name: &str, steps: &[&str], length: usize) -> Vec<u8> {
     let steps = steps.iter().map(|step| format!(" '{step}'")).collect::<String>();
     let demo = binary("vestal-demo");
-    let mut image = format!("echo {name} >>\"$RUNS\"\nexec {}{steps}\n", demo.display()).into_bytes();
+    let mut image =
+        format!("echo {name} >>\"$RUNS\"\nexec {}{steps}\n", demo.display()).into_bytes();
     let seed = name.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     image.extend(noise(seed, length - image.len()));
     image
@@ -75,7 +76,7 @@ impl Bench {
     fn new() -> Self {
         let device = Device::with_core();
         let host = tempfile::Builder::new().prefix("vh").tempdir_in("/tmp").unwrap();
-        let mut bench =
+        let bench =
             Self { relay: Relay::start(device.run_dir().join("upgrade/addr")), device, host };
         // The network side gives up root, and must come through to its sockets all the same.
         fs::set_permissions(bench.device.folder(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -299,9 +300,20 @@ fn recipe(product: &str, revision: &str, version: &str) -> String {
     format!("product = {product:?}\nrevisions = [{revision:?}]\nversion = {version:?}\n")
 }
 
+/// A recipe for the device of one component, whose image was written before.
+fn recipe_of(component: &str) -> String {
+    let recipe = recipe("demo-board", "a1", "2");
+    format!("{recipe}[components.{component}]\nimage = {component:?}\nrollback-index = 2\n")
+}
+
 /// Whether a slot begins with this image.
 #[track_caller]
 fn holds(slot: &Path, image: &[u8]) -> bool {
     let bytes = fs::read(slot).unwrap_or_else(|error| panic!("{}: {error}", slot.display()));
     bytes.starts_with(image)
+}
+
+/// Whether nothing was ever written to a slot; to ask for its length makes the file.
+fn is_blank(slot: &Path) -> bool {
+    fs::read(slot).unwrap_or_default().iter().all(|byte| *byte == 0)
 }

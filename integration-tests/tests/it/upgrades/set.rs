@@ -42,7 +42,9 @@ impl Loader {
                     fs::write(bench.place(copy), vec![0xff; 0x2000]).unwrap();
                 }
                 fs::write(bench.place("defaults"), "bootcmd=run main\n").unwrap();
-                for (name, value) in [("BOOT_ORDER", "A B"), ("BOOT_A_LEFT", "2"), ("BOOT_B_LEFT", "0")] {
+                for (name, value) in
+                    [("BOOT_ORDER", "A B"), ("BOOT_A_LEFT", "2"), ("BOOT_B_LEFT", "0")]
+                {
                     set_variable(bench, name, value);
                 }
             }
@@ -59,10 +61,15 @@ impl Loader {
             Self::UBoot => {
                 let order = variable(bench, "BOOT_ORDER");
                 let left = |letter: &str| {
-                    u32::from_str_radix(&variable(bench, &format!("BOOT_{letter}_LEFT")), 16).unwrap()
+                    u32::from_str_radix(&variable(bench, &format!("BOOT_{letter}_LEFT")), 16)
+                        .unwrap()
                 };
                 let letter = order.split(' ').find(|letter| left(letter) > 0).unwrap();
-                set_variable(bench, &format!("BOOT_{letter}_LEFT"), &format!("{:x}", left(letter) - 1));
+                set_variable(
+                    bench,
+                    &format!("BOOT_{letter}_LEFT"),
+                    &format!("{:x}", left(letter) - 1),
+                );
                 letter.to_owned()
             }
         };
@@ -99,7 +106,12 @@ fn started(loader: Loader) -> Bench {
     let mut components = String::new();
     for name in ["kernel", "rootfs"] {
         fs::write(bench.place(&format!("{name}-a")), noise(1, 4 * MIB)).unwrap();
-        let slot = |letter| format!("{{ path = {:?}, size = \"{SLOT}\" }}", bench.place(&format!("{name}-{letter}")));
+        let slot = |letter| {
+            format!(
+                "{{ path = {:?}, size = \"{SLOT}\" }}",
+                bench.place(&format!("{name}-{letter}"))
+            )
+        };
         components += &format!("[components.{name}]\nslots = [{}, {}]\n", slot("a"), slot("b"));
     }
     let top = format!(
@@ -122,7 +134,8 @@ fn system() -> [(&'static str, Vec<u8>); 2] {
 /// Pushes it; it is in use at the next boot.
 #[track_caller]
 fn push(bench: &Bench, images: &[(&str, Vec<u8>)]) {
-    let images: Vec<(&str, &[u8])> = images.iter().map(|(name, image)| (*name, &image[..])).collect();
+    let images: Vec<(&str, &[u8])> =
+        images.iter().map(|(name, image)| (*name, &image[..])).collect();
     bench.bundle("system-2.vestal", "2", 2, &images);
     let words = bench.push("system-2.vestal");
     let said = bench.vestal_ok(words.trim_end_matches(" --wait"));
@@ -168,7 +181,9 @@ fn is_upgraded_at_the_next_boot(loader: Loader) {
         reboot(&mut bench);
         assert_eq!(loader.choose(&bench), "B");
         bench.boot();
-        until("the boot is found good", || (bench.slot("rootfs", "B")["tries"] == TRIES).then_some(()));
+        until("the boot is found good", || {
+            (bench.slot("rootfs", "B")["tries"] == TRIES).then_some(())
+        });
     }
 }
 

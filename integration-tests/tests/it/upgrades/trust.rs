@@ -31,7 +31,10 @@ impl Refusals {
         let key = if key.is_empty() { String::new() } else { format!("--key {key}") };
         self.bench.create("bad.vestal", recipe, &key);
         let error = self.bench.vestal_fails(&self.bench.push("bad.vestal"));
-        assert!(error.contains(&format!("({reason})")) && error.contains(cure), "{reason}: {error}");
+        assert!(
+            error.contains(&format!("({reason})")) && error.contains(cure),
+            "{reason}: {error}"
+        );
         assert!(slots(&self.bench) == self.before, "{reason}");
         assert_eq!(self.bench.in_use(), self.bench.place("app-a"));
         assert_eq!(self.bench.runs(), ["one"]);
@@ -115,13 +118,17 @@ fn a_key_that_a_newer_keyring_no_longer_names_is_believed_no_more() {
     let before = slots(&bench);
     let output = bench.vestal(&bench.push("old.vestal"));
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && error.contains("does not know the operator key"), "{error}");
+    assert!(
+        !output.status.success() && error.contains("does not know the operator key"),
+        "{error}"
+    );
     let again = bench.push("old.vestal").replace("keys/operator.key", "operator-2.key");
     let error = bench.vestal_fails(&again);
     assert!(error.contains("(unknown-key)"), "{error}");
     assert!(slots(&bench) == before);
     // The first keyring is not taken back.
-    let reply = bench.device.ctl(&["upgrade", "keyring", "install", &bench.file("keys/keyring.json")]);
+    let reply =
+        bench.device.ctl(&["upgrade", "keyring", "install", &bench.file("keys/keyring.json")]);
     assert!(!reply.status.success() && reply.stderr.contains("(not-newer)"), "{reply:?}");
     bench.vestal_ok("bundle sign old.vestal --key bundle-2.key");
     bench.vestal_ok(&again);
