@@ -205,7 +205,7 @@ pub struct Progress {
     /// Bytes of slots that say what they shall say.
     pub done: u64,
     pub total: u64,
-    /// Bytes that came over the wire.
+    /// Bytes of slots that came from the host, as they are without compression.
     pub received: u64,
     /// Bytes that were written to slots.
     pub written: u64,

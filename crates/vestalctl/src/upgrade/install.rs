@@ -34,8 +34,9 @@ use crate::{
     output::Output,
 };
 
-/// How often it is asked what became of it.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often it is asked what became of it: soon at first, then ever more seldom.
+const LOOK_MIN: Duration = Duration::from_millis(10);
+const LOOK_MAX: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(
     bus: &Bus,
@@ -134,6 +135,7 @@ async fn follow(
 ) -> Result<Status, Error> {
     let until = Instant::now() + given.timeout;
     let mut before = State::Unknown;
+    let mut look = LOOK_MIN;
     loop {
         if status.transaction.as_ref().is_some_and(|transaction| transaction.id != id) {
             let text = "another upgrade was begun meanwhile; see vestalctl upgrade history";
@@ -143,19 +145,20 @@ async fn follow(
             State::Confirmed | State::RolledBack | State::Failed | State::Idle => true,
             State::Receiving | State::Verifying => false,
             // What is to be activated is written first, for a moment.
-            State::Written => given.no_activate || before == State::Written,
+            State::Written => given.no_activate || (before == State::Written && look == LOOK_MAX),
             _ => !given.wait,
         };
         if has_ended {
             return Ok(status);
         }
-        if Instant::now() + LOOK > until {
+        if Instant::now() + look > until {
             let state = show::name(status.state);
             let text = format!("the upgrade is still {state}; ask vestalctl upgrade status later");
             return Err(Error::new(Exit::TimedOut, text));
         }
         before = status.state;
-        sleep(LOOK).await;
+        sleep(look).await;
+        look = (look * 2).min(LOOK_MAX);
         match ask::<_, Status>(bus, "status", &json!({}), How::READ).await {
             Ok(now) => {
                 bar.verifies(now.progress.as_ref());
