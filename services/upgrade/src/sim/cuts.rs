@@ -79,11 +79,13 @@ fn power_may_be_lost_at_every_operation_of_the_way_back() {
 
 #[test]
 fn power_may_be_lost_again_while_it_recovers() {
+    // `scripts/test --full`: at every operation of the recovery, else at every fifth.
+    let step = if std::env::var_os("VESTAL_FULL").is_some() { 1 } else { 5 };
     for parcel in parcels() {
         let operations = operations(&parcel, GOOD);
         for cut in 1..=operations {
             // Every second loss within a few runs of the first one, and every subset of both.
-            for again in (1 + cut % 5..operations + 20).step_by(5) {
+            for again in (1 + cut % 5 % step as u64..operations + 20).step_by(step) {
                 let mut world = factory();
                 (world.faults.cut_at, world.keep) = (Some(cut), cut + again);
                 let story = Story { again_at: Some(again), ..GOOD };
