@@ -578,10 +578,13 @@ _procd_remember_rules() {
 "
 }
 
-# The rules that a script went by when it started, registered or not: a changed file that they forbid is refused before
-# the reload stops anything. Upstream's message has no such key, and its receiver would ignore it.
+# The rules that a script went by when it started, where it registers none: a changed file that they forbid is refused
+# before the reload stops anything. Upstream's message has no such key, and its receiver would ignore it.
 _procd_add_checked() {
+	local _json_no_warning=1 _type
 	[ -n "$_procd_rules" ] || return 0
+	json_get_type _type validate
+	[ -z "$_type" ] || return 0
 	json_add_array checked
 	eval "$(eval "$_procd_rules" 2>/dev/null)"
 	json_close_array
