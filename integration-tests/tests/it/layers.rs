@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
         "vestalctl",
         "vestal",
     ],
+    &["vestal-suite"],
     &["testkit"],
     &["integration-tests"],
 ];

@@ -150,7 +150,10 @@ fn prepare(
     let raised = Rlimit { current: resumed.limit.maximum, maximum: resumed.limit.maximum };
     let _ = rustix::process::setrlimit(Resource::Nofile, raised);
 
-    let program = std::env::current_exe().map_err(|error| failed(&"/proc/self/exe", &error))?;
+    // By its own name: the file may hold other programs as well.
+    let program = std::env::current_exe()
+        .map_err(|error| failed(&"/proc/self/exe", &error))?
+        .with_file_name("vestal-keeper");
     let beside = || program.with_file_name("vestal-supervisor");
     let supervisor = std::env::var_os(SUPERVISOR_VARIABLE).map_or_else(beside, PathBuf::from);
     let lock = resumed.lock.ok_or((FAILED, "the state has no lock".to_owned()))?;

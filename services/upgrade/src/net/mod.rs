@@ -167,7 +167,9 @@ fn network(daemon: &Context, listen: Option<SocketAddr>) -> Option<std::net::Tcp
 }
 
 fn starter(daemon: &Context) -> anyhow::Result<Starter> {
-    let program = env::current_exe().context("find the own program")?;
+    // By its own name: the file may hold other programs as well.
+    let program =
+        env::current_exe().context("find the own program")?.with_file_name("vestal-upgrade");
     let mut args = vec!["--writer".into()];
     args.extend(daemon.options.to_args());
     Ok(Starter { program, args })
