@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &[
         "vestal-keeper",
         "vestal-exec",
+        "vestal-mounts",
         "vestal-supervisor",
         "vestal-registry",
         "vestal-log",
@@ -28,7 +29,8 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Crates that may not need tokio, not even by a feature.
-const PURE: &[&str] = &["protocol", "rudp", "uci", "bundle", "vestal-exec", "vestal-keeper"];
+const PURE: &[&str] =
+    &["protocol", "rudp", "uci", "bundle", "vestal-exec", "vestal-keeper", "vestal-mounts"];
 
 #[test]
 fn dependencies_point_downwards() {

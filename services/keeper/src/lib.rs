@@ -8,8 +8,10 @@ mod deposits;
 mod drain;
 mod keeper;
 mod lock;
+mod machine;
 #[expect(unsafe_code, reason = "mappings")]
 mod memory;
+mod oom;
 mod pid1;
 mod proc;
 mod reap;

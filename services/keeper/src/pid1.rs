@@ -1,19 +1,27 @@
 //! What only PID 1 may do: the hardware watchdog, the end of the machine. Everything here takes a [`PidOne`] as proof.
 //!
-//! Mounts and the console are not here.
+//! Mounts and the console are [`crate::machine`]'s.
 
 use std::{
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
+use daemon::clock;
 use protocol::{
     keeper::{Outcome, ShutdownKind, Watchdog},
     time::Moment,
 };
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    event::{PollFd, PollFlags},
+    fs::{Mode, OFlags},
+    process::WaitOptions,
+};
 
-use crate::{say::say, sys};
+use crate::{machine::Machine, proc, say::say, sys};
+
+/// Services are stopped by now; what the end meets has escaped from them, and has this long after SIGTERM, and after SIGKILL.
+const END_TIME: Duration = Duration::from_secs(2);
 
 /// This process is PID 1: the machine is its own.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +34,22 @@ impl PidOne {
     }
 
     /// Ends what is left, writes what is not written, and leaves the machine to its firmware.
-    pub(crate) fn end_machine(self, kind: ShutdownKind) {
-        // Nothing may be left to signal: that is no failure.
-        let _ = sys::kill(-1, libc::SIGKILL);
+    pub(crate) fn end_machine(
+        self,
+        kind: ShutdownKind,
+        machine: Option<&Machine>,
+        signals: BorrowedFd<'_>,
+    ) {
+        for signal in [libc::SIGTERM, libc::SIGKILL] {
+            // Nothing may be left to signal: that is no failure.
+            let _ = sys::kill(-1, signal);
+            if reap_everything(signals) {
+                break;
+            }
+        }
+        if let Some(machine) = machine {
+            machine.end();
+        }
         rustix::fs::sync();
         let error = sys::reboot(match kind {
             ShutdownKind::Exit | ShutdownKind::Reboot => libc::LINUX_REBOOT_CMD_RESTART,
@@ -36,6 +57,28 @@ impl PidOne {
             ShutdownKind::Halt => libc::LINUX_REBOOT_CMD_HALT,
         });
         say!("the machine does not end: reboot: {error}");
+    }
+}
+
+/// Reaps until there is no child any more. `false`: some are still there after the time they have.
+fn reap_everything(signals: BorrowedFd<'_>) -> bool {
+    let deadline = clock::now() + END_TIME;
+    loop {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) => continue,
+            Ok(None) => {}
+            // There is none.
+            Err(_) => return true,
+        }
+        let left = deadline.since(clock::now());
+        if left.is_zero() {
+            return false;
+        }
+        // SIGCHLD wakes; whatever else comes changes nothing any more.
+        let mut wait = [PollFd::from_borrowed_fd(signals, PollFlags::IN)];
+        let _ = rustix::event::poll(&mut wait, Some(&proc::timespec(left)));
+        let mut info = [0; 128];
+        while let Ok(128) = rustix::io::read(signals, &mut info) {}
     }
 }
 

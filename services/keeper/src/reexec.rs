@@ -13,7 +13,7 @@ use daemon::clock;
 
 use crate::{
     keeper::Keeper,
-    proc,
+    oom, proc,
     say::{Text, errno_text, say},
     state::{Resumed, load},
     stop::Stop,
@@ -55,7 +55,12 @@ impl Keeper {
         };
         let result = self.check(&state).and_then(|()| self.keep_descriptors(&state, true));
         let errno = match result {
-            Ok(()) => self.exec(STATE_OPTION, &state),
+            Ok(()) => {
+                oom::restore();
+                let errno = self.exec(STATE_OPTION, &state);
+                oom::protect_again();
+                errno
+            }
             Err(error) => failed(error),
         };
         // Still here: what was opened for exec is closed for it again.

@@ -23,7 +23,7 @@ use rustix::{
 use crate::{
     deposits::Deposits,
     memory::PrivateCopy,
-    proc,
+    oom, proc,
     record::{Identity, Records},
     say::Text,
     slot::Slot,
@@ -167,6 +167,7 @@ fn prepare_and_exec(
     let stage = |stage| move |error: Errno| (stage, error.raw_os_error());
     let copied = |stage| move |error: io::Error| (stage, error.raw_os_error().unwrap_or(libc::EIO));
     sys::reset_signals();
+    oom::restore();
     rustix::process::setsid().map_err(stage(Stage::Plan))?;
     let mut copy = map(plan).map_err(copied(Stage::Plan))?;
     fill_listen_pid(&mut copy).map_err(|errno| (Stage::Plan, errno))?;

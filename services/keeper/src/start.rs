@@ -21,9 +21,12 @@ use crate::{
     drain::Drain,
     keeper::Keeper,
     lock::{self, Refused},
+    machine::Machine,
+    oom,
     pid1::PidOne,
     record::Records,
     reexec::{self, CHECK_OPTION, Reexec, STATE_OPTION},
+    say::say,
     state::Resumed,
     stop::Stop,
     supervisor::{self, Command, Life},
@@ -72,7 +75,12 @@ type Failure = (u8, String);
 
 /// Runs the keeper; returns its exit code.
 pub(crate) fn main() -> u8 {
-    let result = match options::parse(&SPEC, std::env::args_os().skip(1)) {
+    let args = std::env::args_os().skip(1);
+    let args = match PidOne::prove() {
+        Some(_) => known_words(args),
+        None => args.collect(),
+    };
+    let result = match options::parse(&SPEC, args) {
         Ok(Parsed::Run(options)) => run(&options),
         Ok(Parsed::Print(text)) => {
             print!("{text}");
@@ -84,6 +92,32 @@ pub(crate) fn main() -> u8 {
         eprintln!("keeper: {text}");
         code
     })
+}
+
+/// The kernel hands the words that it doesn't know to PID 1: those that make no option are left out, and said.
+fn known_words(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words = args.peekable();
+    let mut kept: Vec<OsString> = Vec::new();
+    let fits = |words: &[OsString]| options::parse(&SPEC, words.iter().cloned()).is_ok();
+    while let Some(word) = words.next() {
+        kept.push(word);
+        if fits(&kept) {
+            continue;
+        }
+        // An option whose value is the next word.
+        if let Some(value) = words.peek() {
+            kept.push(value.clone());
+            if fits(&kept) {
+                words.next();
+                continue;
+            }
+            kept.pop();
+        }
+        if let Some(word) = kept.pop() {
+            say!("the word {} is not known here: left out", word.display());
+        }
+    }
+    kept
 }
 
 fn run(options: &Options) -> Result<u8, Failure> {
@@ -98,14 +132,24 @@ fn run(options: &Options) -> Result<u8, Failure> {
     if std::env::var_os(OLD_KERNEL_VARIABLE).is_some() {
         sys::pretend_old_kernel();
     }
+    let machine = PidOne::prove().and_then(Machine::prove);
+    let program = own_path()?;
+    let machine = machine.map(|machine| machine.beside(&program));
+    if let Some(machine) = &machine
+        && !options.has(STATE_OPTION)
+    {
+        machine.begin();
+    }
+    oom::protect();
     let places = Places::find(options).map_err(|error| (WRONG, error.to_string()))?;
     let mut keeper = match descriptor(options, STATE_OPTION)? {
         Some(fd) => {
             let resumed = reexec::resume(fd).map_err(|error| failed(&"state", &error))?;
-            prepare(options, &places, Some(resumed))?
+            prepare(options, &places, program, Some(resumed))?
         }
-        None => prepare(options, &places, None)?,
+        None => prepare(options, &places, program, None)?,
     };
+    keeper.machine = machine;
     keeper.begin().map_err(|error| failed(&"epoll", &error))?;
     Ok(keeper.run())
 }
@@ -113,6 +157,7 @@ fn run(options: &Options) -> Result<u8, Failure> {
 fn prepare(
     options: &Options,
     places: &Places,
+    program: PathBuf,
     resumed: Option<Resumed>,
 ) -> Result<Keeper, Failure> {
     let fresh = resumed.is_none();
@@ -150,10 +195,6 @@ fn prepare(
     let raised = Rlimit { current: resumed.limit.maximum, maximum: resumed.limit.maximum };
     let _ = rustix::process::setrlimit(Resource::Nofile, raised);
 
-    // By its own name: the file may hold other programs as well.
-    let program = std::env::current_exe()
-        .map_err(|error| failed(&"/proc/self/exe", &error))?
-        .with_file_name("vestal-keeper");
     let beside = || program.with_file_name("vestal-supervisor");
     let supervisor = std::env::var_os(SUPERVISOR_VARIABLE).map_or_else(beside, PathBuf::from);
     let lock = resumed.lock.ok_or((FAILED, "the state has no lock".to_owned()))?;
@@ -164,6 +205,7 @@ fn prepare(
         epoll: epoll.map_err(|error| failed(&"epoll", &error))?,
         signals,
         pid_one: PidOne::prove(),
+        machine: None,
         records,
         slots: resumed.slots,
         deposits: resumed.deposits,
@@ -182,6 +224,12 @@ fn prepare(
         keeper.adopt(clock::now());
     }
     Ok(keeper)
+}
+
+/// By its own name: the file may hold other programs as well.
+fn own_path() -> Result<PathBuf, Failure> {
+    let path = std::env::current_exe().map_err(|error| failed(&"/proc/self/exe", &error))?;
+    Ok(path.with_file_name("vestal-keeper"))
 }
 
 fn successor(
@@ -238,6 +286,15 @@ fn failed(what: &dyn std::fmt::Display, error: &dyn std::fmt::Display) -> Failur
 pub(crate) mod tests {
     use super::*;
 
+    #[test]
+    fn words_of_the_kernels_command_line_are_left_out_and_options_are_not() {
+        let known = |words: &[&str]| known_words(words.iter().map(OsString::from));
+        let given = ["splash", "--log-level", "debug", "-b", "single", "--run-dir=/r", "--none"];
+        assert_eq!(known(&given), ["--log-level", "debug", "--run-dir=/r"]);
+        assert_eq!(known(&["--run-dir"]), Vec::<OsString>::new(), "its value is missing");
+        assert_eq!(known(&["--log-format", "xml", "--log-json"]), Vec::<OsString>::new());
+    }
+
     /// A keeper in a folder of its own that has nothing and starts nothing, for tests of what it does with an event.
     pub(crate) fn idle_keeper(name: &str) -> (PathBuf, Keeper) {
         let folder =
@@ -260,7 +317,9 @@ pub(crate) mod tests {
             away_since: None,
             starts: 1,
         };
-        let keeper = prepare(&options, &places, Some(resumed)).map_err(|(_, text)| text).unwrap();
+        let program = own_path().map_err(|(_, text)| text).unwrap();
+        let keeper =
+            prepare(&options, &places, program, Some(resumed)).map_err(|(_, text)| text).unwrap();
         (folder, keeper)
     }
 }

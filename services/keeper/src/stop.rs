@@ -6,7 +6,7 @@
 //!    +--> Terminating -------------------+
 //! ```
 
-use std::time::Duration;
+use std::{os::fd::AsFd as _, time::Duration};
 
 use protocol::{
     keeper::{Phase, ShutdownKind},
@@ -147,7 +147,7 @@ impl Keeper {
                     return None;
                 }
                 if let Some(pid_one) = self.pid_one {
-                    pid_one.end_machine(kind);
+                    pid_one.end_machine(kind, self.machine.as_ref(), self.signals.as_fd());
                 }
                 Some(code)
             }

@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use crate::{
-    proc,
+    oom, proc,
     record::Records,
     sys::{self, Side},
 };
@@ -188,6 +188,7 @@ impl Command {
     /// In the child; returns the exit code of a failure.
     fn become_supervisor(&self, channel: BorrowedFd<'_>, rescue: bool, limit: &Rlimit) -> i32 {
         sys::reset_signals();
+        oom::restore();
         let prepared = || {
             rustix::process::setsid().ok()?;
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;

@@ -345,6 +345,15 @@ fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
+/// The kernel leaves ctrl-alt-del to this process, as SIGINT. The caller has checked that this is PID 1.
+pub(crate) fn take_ctrl_alt_del() -> io::Result<()> {
+    // SAFETY: takes a number only.
+    match unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_CAD_OFF) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// reboot(2) with one of its commands. The caller has checked that this is PID 1.
 pub(crate) fn reboot(command: c_int) -> io::Error {
     // SAFETY: takes a number only.

@@ -8,12 +8,13 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 /// A program's name and its `main`.
 type Program = (&'static str, fn() -> ExitCode);
 
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 9] = [
     ("vestal-config", vestal_config::main),
     ("vestal-exec", vestal_exec::main),
     ("vestal-heartbeat", vestal_heartbeat::main),
     ("vestal-keeper", vestal_keeper::main),
     ("vestal-log", vestal_log::main),
+    ("vestal-mounts", vestal_mounts::main),
     ("vestal-registry", vestal_registry::main),
     ("vestal-supervisor", vestal_supervisor::main),
     ("vestal-upgrade", vestal_upgrade::main),
@@ -21,6 +22,8 @@ const PROGRAMS: [Program; 8] = [
 /// Also `ubus`, `uci` and the other names of OpenWrt's programs; it tells them apart itself.
 const CONTROL: &str = "vestalctl";
 const OWN: &str = "vestal-suite";
+/// The kernel calls its first process by the link that it found, `/sbin/init`.
+const FIRST_PROCESS: &str = "init";
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -28,6 +31,9 @@ fn main() -> ExitCode {
     let name = Path::new(&called).file_name().unwrap_or_default();
     if let Some((_, program)) = PROGRAMS.iter().find(|(known, _)| name == *known) {
         return program();
+    }
+    if name == FIRST_PROCESS {
+        return vestal_keeper::main();
     }
     if name != OWN {
         return vestalctl::main();

@@ -4,6 +4,7 @@
 mod device;
 mod executor;
 mod extremes;
+mod pid_one;
 
 use std::{
     os::fd::AsFd as _,

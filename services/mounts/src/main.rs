@@ -1,0 +1,5 @@
+//! `vestal-mounts` as a program of its own; in `vestal-suite` it is one of many.
+
+fn main() -> std::process::ExitCode {
+    vestal_mounts::main()
+}
