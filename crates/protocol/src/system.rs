@@ -12,6 +12,12 @@ use crate::{
 /// Topic of an [`Ended`]: what became of an installation that was accepted.
 pub const SYSUPGRADE: &str = "system.sysupgrade";
 
+/// Topic of the moment when everything that the boot wanted is ready or done; once a boot.
+pub const READY: &str = "system.ready";
+
+/// Longest reason for a shutdown that is kept, in bytes.
+pub const REASON_MAX: usize = 256;
+
 /// What the object offers.
 #[must_use]
 pub fn description() -> Description {
@@ -37,22 +43,23 @@ pub fn description() -> Description {
         )
         .method(
             "reboot",
-            &[],
+            &[("reason", Kind::String, false)],
             "stop everything, then reboot (where the keeper is PID 1)",
             "what will happen",
         )
         .method(
             "poweroff",
-            &[],
+            &[("reason", Kind::String, false)],
             "stop everything, then power off (where the keeper is PID 1)",
             "what will happen",
         )
         .method(
             "halt",
-            &[],
+            &[("reason", Kind::String, false)],
             "stop everything, then halt (where the keeper is PID 1)",
             "what will happen",
         )
+        .method("boot", &[], "why this boot is there, and how long each service took", "Boot")
         .method(
             "reexec",
             &[("what", Kind::String, true)],
@@ -90,6 +97,7 @@ pub fn description() -> Description {
             "procd's oldest name for it; without a path nothing is done",
             "Accepted",
         )
+        .event(READY)
         .event("system.shutdown")
         .event(SYSUPGRADE)
 }
@@ -216,6 +224,119 @@ pub enum WatchdogStatus {
 pub struct Signal {
     pub pid: i32,
     pub signum: i32,
+}
+
+/// `reboot`, `poweroff` and `halt`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Shutdown {
+    /// Why, for whoever asks after the next boot; at most [`REASON_MAX`] bytes.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What `boot` answers. Milliseconds since the kernel started, where the device is ours; elsewhere since the keeper did.
+/// What isn't known, or hasn't happened, is left out.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Boot {
+    /// Why the boot before this one ended. Only where the keeper is PID 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<Reset>,
+    /// Why only the rescue set runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue: Option<String>,
+    /// How long kernel and initramfs took: when the keeper began. Only where the device is ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper_ms: Option<u64>,
+    /// When the first supervisor began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor_ms: Option<u64>,
+    /// When the last service that the boot wanted became ready or done: set once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_ready_ms: Option<u64>,
+    /// The services that this waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<String>,
+    /// What was started until then, in the order of the first starts.
+    #[serde(default)]
+    pub services: Vec<Booted>,
+}
+
+/// One instance's first start since the boot.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Booted {
+    /// The service.
+    pub name: String,
+    pub instance: String,
+    pub spawned_ms: u64,
+    /// When it was first ready, or done; restarts until then are part of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_ms: Option<u64>,
+    /// From the one to the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+    /// A daemon of the suite, for which applications wait.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub core: bool,
+    /// The services that it says it waits for, and that are there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
+}
+
+/// Why there was a boot.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reset {
+    pub cause: Cause,
+    /// Who asked, why, or what is known of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// The boot that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_boot_id: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// Nothing is remembered of a boot before this one.
+    First,
+    /// Somebody asked for it.
+    Ordered,
+    /// A service that must not fail did.
+    Critical,
+    /// Nobody called the boot good in time.
+    Trial,
+    /// The hardware watchdog.
+    Watchdog,
+    /// No power any more, or a crash: nobody had asked, and no watchdog says that it was him.
+    Power,
+    /// What is remembered can't be read; or a newer version's word.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl Cause {
+    /// As it is written.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Ordered => "ordered",
+            Self::Critical => "critical",
+            Self::Trial => "trial",
+            Self::Watchdog => "watchdog",
+            Self::Power => "power",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Worth a word where nobody asked: neither the first boot nor one that was wanted.
+    #[must_use]
+    pub fn is_bad(self) -> bool {
+        !matches!(self, Self::First | Self::Ordered)
+    }
 }
 
 /// `reexec`: what is replaced by the binary on disk.
@@ -364,6 +485,22 @@ mod tests {
         };
         let json = r#"{"tests":{"fwtool_signature":true,"fwtool_device_match":true},"valid":true,"forceable":false,"allow_backup":true}"#;
         assert_eq!(serde_json::to_string(&good).unwrap(), json);
+    }
+
+    #[test]
+    fn a_boot_leaves_out_what_is_not_known_and_takes_a_newer_versions_cause() {
+        let empty = r#"{"services":[]}"#;
+        assert_eq!(serde_json::to_string(&Boot::default()).unwrap(), empty);
+        assert_eq!(serde_json::from_str::<Boot>("{}").unwrap(), Boot::default());
+        let reset: Reset = serde_json::from_str(r#"{"cause":"meteorite"}"#).unwrap();
+        assert_eq!(reset.cause, Cause::Unknown);
+        for cause in [Cause::First, Cause::Ordered, Cause::Critical, Cause::Trial] {
+            assert_eq!(serde_json::to_value(cause).unwrap(), cause.word());
+        }
+        for cause in [Cause::Watchdog, Cause::Power, Cause::Unknown] {
+            assert_eq!(serde_json::to_value(cause).unwrap(), cause.word());
+            assert!(cause.is_bad());
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! It decides nothing about services: it asks the daemons and shows what they answer. `main` only wires.
 
 mod applets;
+mod boot;
 mod bus;
 mod cli;
 mod completion;
@@ -93,6 +94,7 @@ async fn run(Cli { common, command }: Cli) -> Result<(), Error> {
         Command::Config(command) => config::run(&Bus::new(&common)?, out, command).await,
         Command::Event(given) => config::event(&Bus::new(&common)?, out, &given).await,
         Command::System(command) => system::run(&Bus::new(&common)?, out, command).await,
+        Command::Boot(command) => boot::run(&Bus::new(&common)?, out, command).await,
         Command::Call { object, method, args, within } => {
             let bus = Bus::new(&common)?;
             objects::call(&bus, &object, &method, args.as_deref(), within.timeout).await

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use endpoint::{CallError, Code};
-use protocol::{config::Invalid, objects::nearest};
+use protocol::{config::Invalid, objects::nearest, system::Reset};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -232,8 +232,10 @@ fn footer(report: &Value, invalid: &[Invalid], name: Option<&str>) -> String {
     let refused = invalid.iter().map(|one| {
         format!("not reloaded: {}: {}\n", clean(one.service.as_str()), clean(&config::refused(one)))
     });
+    let whole = report.as_object().filter(|_| name.is_none());
+    let told = whole.into_iter().flat_map(|report| [rescue(report), reset(report)]);
     let problems = problems(report, name).map(|problem| format!("problem: {}\n", clean(problem)));
-    let mut text: String = refused.chain(problems).collect();
+    let mut text: String = told.flatten().chain(refused).chain(problems).collect();
     // Each begins with the daemon's name; why is the same for all, and stands in the JSON.
     let skipped = report["skipped"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let skipped: Vec<_> = skipped
@@ -244,6 +246,19 @@ fn footer(report: &Value, invalid: &[Invalid], name: Option<&str>) -> String {
         text.push_str(&format!("not installed: {}\n", skipped.join(", ")));
     }
     if text.is_empty() { text } else { format!("\n{text}") }
+}
+
+/// Only the rescue set runs.
+fn rescue(report: &Map<String, Value>) -> Option<String> {
+    let reason = report.get("rescue")?.as_str()?;
+    Some(format!("rescue: only the rescue set runs, until the next reboot: {}\n", clean(reason)))
+}
+
+/// Why the boot before this one ended, where nobody had wanted that.
+fn reset(report: &Map<String, Value>) -> Option<String> {
+    let reset: Reset = serde_json::from_value(report.get("reset")?.clone()).ok()?;
+    let Reset { cause, detail, .. } = reset;
+    cause.is_bad().then(|| format!("last reset: {}: {}\n", cause.word(), clean(&detail)))
 }
 
 #[cfg(test)]
@@ -297,6 +312,21 @@ mod tests {
         assert_eq!(footer(&report, &[], Some("b")), "\nproblem: /s/b.toml:1: no command\n");
         assert_eq!(footer(&report, &[], Some("c")), "");
         assert_eq!(footer(&Value::Null, &[], None), "");
+    }
+
+    #[test]
+    fn a_reset_that_nobody_wanted_and_the_rescue_set_are_told() {
+        let reset = |cause| json!({ "reset": { "cause": cause, "detail": "reboot: a reason" } });
+        for quiet in ["ordered", "first"] {
+            assert_eq!(footer(&reset(quiet), &[], None), "", "{quiet}");
+        }
+        let told = footer(&reset("critical"), &[], None);
+        assert_eq!(told, "\nlast reset: critical: reboot: a reason\n");
+        assert_eq!(footer(&reset("critical"), &[], Some("web")), "");
+        let rescue = json!({ "rescue": "web crashed\x1b[31m" });
+        let text =
+            "\nrescue: only the rescue set runs, until the next reboot: web crashed\\u{1b}[31m\n";
+        assert_eq!(footer(&rescue, &[], None), text);
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use protocol::system::{Info, Space, Sysupgrade, Validation};
+use protocol::system::{Info, Shutdown, Space, Sysupgrade, Validation};
 use serde_json::{Value, json};
 
 use crate::{
     bus::{Bus, How},
-    cli::{SystemCommand, Watchdog},
+    cli::{Ending, SystemCommand, Watchdog},
     error::Error,
     output::{Output, tree},
     table::clean,
@@ -33,9 +33,9 @@ pub(crate) async fn run(bus: &Bus, out: Output, command: SystemCommand) -> Resul
             let args = json!({ "pid": pid, "signum": signal });
             out.answer(&ask("signal", args, How::ONCE).await?)
         }
-        SystemCommand::Reboot => said(out, &ask("reboot", json!({}), How::ONCE).await?),
-        SystemCommand::Poweroff => said(out, &ask("poweroff", json!({}), How::ONCE).await?),
-        SystemCommand::Halt => said(out, &ask("halt", json!({}), How::ONCE).await?),
+        SystemCommand::Reboot(given) => said(out, &end(bus, "reboot", given).await?),
+        SystemCommand::Poweroff(given) => said(out, &end(bus, "poweroff", given).await?),
+        SystemCommand::Halt(given) => said(out, &end(bus, "halt", given).await?),
         SystemCommand::Validate { bundle } => {
             let args = json!({ "path": absolute(&bundle)? });
             validation(out, &ask("validate_firmware_image", args, LOOK).await?)
@@ -45,6 +45,11 @@ pub(crate) async fn run(bus: &Bus, out: Output, command: SystemCommand) -> Resul
             said(out, &ask("sysupgrade", json!(args), LOOK).await?)
         }
     }
+}
+
+async fn end(bus: &Bus, method: &str, given: Ending) -> Result<Value, Error> {
+    let args = json!(Shutdown { reason: given.reason });
+    Ok(bus.call("system", method, &args, How::ONCE).await?)
 }
 
 /// As the supervisor finds it, whose working folder is another one.

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     process::{Command, Stdio},
 };
 
@@ -12,7 +13,7 @@ use crate::support::{demo, is_root, kill};
 
 /// `unshare` with the keeper as PID 1 of its own pid and mount namespaces, in a cgroup of its own: PID 1 calls its groups
 /// `services`, whoever else does.
-fn start_as_pid_one(device: &Device) -> std::process::Child {
+pub(crate) fn start_as_pid_one(device: &Device) -> std::process::Child {
     const SCRIPT: &str = "group=$(sed -n 's/^[0-9]* [0-9]* [0-9:]* [^ ]* \\([^ ]*\\) .* - cgroup2 .*/\\1/p' /proc/self/mountinfo | head -n 1)
         if [ -n \"$group\" ] && mkdir \"$group/vt-$$\"; then echo $$ > \"$group/vt-$$/cgroup.procs\"; fi
         exec unshare --mount --pid --fork --kill-child --mount-proc \"$0\"";
@@ -33,7 +34,7 @@ fn start_as_pid_one(device: &Device) -> std::process::Child {
 }
 
 /// Waits for the end of a namespace that [`start_as_pid_one`] made, and removes what is left of its cgroup.
-fn until_end(namespace: &mut std::process::Child) {
+pub(crate) fn until_end(namespace: &mut std::process::Child) {
     until("the namespace ends", || namespace.try_wait().unwrap());
     if let Some(own) = testkit::own_group() {
         testkit::remove_groups(&own.join(format!("vt-{}", namespace.id())));
@@ -101,6 +102,35 @@ fn a_supervisor_killed_under_pid_one_is_replaced() {
     until("another supervisor", || (device.supervisor_pid() != supervisor).then_some(()));
     assert_eq!(device.until_pid("web"), web);
     device.ctl_ok(&["system", "halt"]);
+    until_end(&mut namespace);
+}
+
+#[test]
+fn a_supervisor_that_refuses_its_configuration_under_pid_one_is_started_to_rescue_what_it_can() {
+    if !is_root("a keeper as PID 1") {
+        return;
+    }
+    let mut device = Device::new();
+    device.define("web", &demo(&[]));
+    let (script, starts) = (device.folder().join("supervisor"), device.folder().join("starts"));
+    // The rescue shell is not for the console of the machine that the tests run on.
+    let text = format!(
+        "#!/bin/sh\necho \"$*\" >> '{}'\ncase \" $* \" in *' --rescue '*) ;; *) exit 2 ;; esac\n\
+         if [ -e /dev/console ]; then mount --bind /dev/null /dev/console || exit 1; fi\n\
+         exec '{}' \"$@\"\n",
+        starts.display(),
+        binary("vestal-supervisor").display(),
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    device.set_env("VESTAL_SUPERVISOR", script.to_str().unwrap());
+    let mut namespace = start_as_pid_one(&device);
+    let report = device.json(&["call", "service", "report"]);
+    assert!(report["rescue"].as_str().unwrap().contains("failed again and again"), "{report}");
+    let starts = fs::read_to_string(starts).unwrap();
+    let to_rescue: Vec<_> = starts.lines().map(|line| line.contains("--rescue")).collect();
+    assert_eq!(to_rescue, [&[false; 10][..], &[true]].concat(), "{starts}");
+    device.ctl_ok(&["system", "poweroff"]);
     until_end(&mut namespace);
 }
 

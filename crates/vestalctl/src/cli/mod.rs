@@ -16,7 +16,7 @@ pub(crate) use self::{
     config::{ConfigCommand, Event, Import, Selected},
     log::{Log, LogLevel},
     service::{Define, Order, ServiceCommand},
-    system::{SystemCommand, Watchdog},
+    system::{BootCommand, Ending, SystemCommand, Watchdog},
     upgrade::{Install, KeyringCommand, UpgradeCommand},
 };
 use crate::units;
@@ -77,6 +77,9 @@ pub(crate) enum Command {
     /// The device itself
     #[command(subcommand)]
     System(SystemCommand),
+    /// How the device booted, and why
+    #[command(subcommand)]
+    Boot(BootCommand),
     /// Call a method of an object and print what it answers
     Call {
         object: String,

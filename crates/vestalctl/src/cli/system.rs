@@ -22,11 +22,11 @@ pub(crate) enum SystemCommand {
         signal: i32,
     },
     /// Stop all services and start the device anew
-    Reboot,
+    Reboot(Ending),
     /// Stop all services and switch the device off
-    Poweroff,
+    Poweroff(Ending),
     /// Stop all services and stop the processor
-    Halt,
+    Halt(Ending),
     /// Whether the upgrade agent would take this bundle; writes nothing
     Validate { bundle: PathBuf },
     /// Let the supervisor install a bundle, as procd's sysupgrade does; returns when it is accepted
@@ -36,6 +36,21 @@ pub(crate) enum SystemCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct Ending {
+    /// Why: `boot blame` tells it after the next boot
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum BootCommand {
+    /// Why there was a boot, and how long each service took until it was ready
+    Blame,
+    /// Who waited for whom, from the first service to the one that was ready last
+    Chain,
 }
 
 #[derive(Args, Debug, Default)]

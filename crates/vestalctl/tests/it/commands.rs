@@ -48,6 +48,8 @@ fn every_printing_command_prints_json() {
         &["system", "info"],
         &["system", "watchdog", "--timeout", "60"],
         &["system", "reboot"],
+        &["boot", "blame"],
+        &["boot", "chain"],
         &["list"],
         &["list", "-v"],
         &["call", "service", "list"],
@@ -232,4 +234,25 @@ fn check_passes_files_and_places_on_and_the_exit_code_back() {
     let said: serde_json::Value = serde_json::from_str(&reply.stdout).unwrap();
     assert_eq!(reply.code, 2);
     assert_eq!(said, json!({ "ok": false, "lines": ["--check a.toml"], "errors": ["bad"] }));
+}
+
+#[test]
+fn a_boot_is_shown_with_its_cause_and_the_slowest_first() {
+    let fake = Fake::start();
+    let text = fake.ctl(&["boot", "blame"]).stdout;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "reset: power: it lost its power");
+    assert_eq!(lines[1], "keeper 0.010s + services 0.490s = 0.500s until everything was ready");
+    assert!(lines[4].contains("web") && lines[5].contains("log"), "{text}");
+    let chain = fake.ctl(&["--json", "boot", "chain"]).json();
+    assert_eq!(
+        (&chain["chain"][0]["name"], &chain["chain"][1]["name"]),
+        (&json!("log"), &json!("web"))
+    );
+}
+
+#[test]
+fn a_reason_for_a_reboot_reaches_the_supervisor() {
+    let reply = Fake::start().ctl(&["system", "reboot", "--reason", "new firmware"]);
+    assert_eq!(reply.stdout, "stopping everything, then reboot: new firmware\n");
 }

@@ -293,7 +293,7 @@ struct System;
 
 impl Serve for System {
     fn describe(&self) -> Description {
-        let names = ["board", "info", "watchdog", "signal", "reboot", "reexec"];
+        let names = ["board", "info", "watchdog", "signal", "reboot", "reexec", "boot"];
         names.iter().fold(Description::new("vestal.system", 1), |description, name| {
             description.method(name, &[], "", "")
         })
@@ -303,7 +303,19 @@ impl Serve for System {
         let args: Value = call.parse().unwrap();
         call.responder.finish(Ok(match &*call.method {
             "board" => json!({ "kernel": "6.18", "release": { "version": "1" } }),
-            "reboot" => json!({ "text": "stopping everything, then reboot" }),
+            "reboot" => {
+                let reason = args["reason"].as_str().map_or(String::new(), |it| format!(": {it}"));
+                json!({ "text": format!("stopping everything, then reboot{reason}") })
+            }
+            "boot" => json!({
+                "reset": { "cause": "power", "detail": "it lost its power" }, "keeper_ms": 0,
+                "supervisor_ms": 10, "all_ready_ms": 500, "services": [
+                    { "name": "log", "instance": "instance1", "spawned_ms": 20, "ready_ms": 90,
+                        "took_ms": 70, "core": true },
+                    { "name": "web", "instance": "instance1", "spawned_ms": 90, "ready_ms": 500,
+                        "took_ms": 410 },
+                ],
+            }),
             _ => args,
         }));
     }

@@ -8,6 +8,7 @@ use protocol::{
     heartbeat::Missed,
     keeper::{Disposition, ShutdownKind, SlotState},
     name::Name,
+    system::Cause,
 };
 use serde_json::{Map, Value};
 
@@ -48,8 +49,18 @@ pub(crate) enum Event {
     Request { id: u64, request: Request },
     /// The definition files were read (again): `services` replaces everything whose source isn't a message.
     Definitions { services: Vec<Arc<Service>> },
+    /// The answer to [`Action::Rescue`]: these replace everything, messages' services too.
+    Rescue { services: Vec<Arc<Service>> },
     /// Stop everything in order, then leave.
-    Shutdown { kind: ShutdownKind },
+    Shutdown { kind: ShutdownKind, ending: Ending },
+}
+
+/// Why everything ends, for whoever asks after the next boot.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Ending {
+    pub(crate) cause: Cause,
+    /// Who wanted it, and why.
+    pub(crate) reason: String,
 }
 
 /// What an instance says of itself.
@@ -236,6 +247,17 @@ pub(crate) enum Action {
     Reply {
         id: u64,
         result: Result<(), Failure>,
+    },
+    /// Everything is being stopped from now on: remember why, and see that it ends whatever hangs.
+    Ending {
+        kind: ShutdownKind,
+        ending: Ending,
+        /// By then we have left.
+        limit: Duration,
+    },
+    /// Only the rescue set may go on: read it, then report [`Event::Rescue`].
+    Rescue {
+        reason: String,
     },
     /// To the log, and to whoever subscribed.
     Publish(Happening),

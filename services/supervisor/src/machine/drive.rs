@@ -371,6 +371,7 @@ impl Supervisor {
         life.state = State::Starting { deadline };
         life.times.spawned_at = Some(now);
         life.times.ready_at = None;
+        life.first.spawned_at.get_or_insert(now);
         let expected = life.seen.generation;
         self.write_record(slot);
         self.define(slot, now);

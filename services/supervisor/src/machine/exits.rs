@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use protocol::{
-    keeper::{Exit, Phase, SlotState, Stage},
+    keeper::{Exit, Phase, ShutdownKind, SlotState, Stage},
+    system::Cause,
     time::Moment,
 };
 use serde_json::json;
 
 use super::{
-    Action, Supervisor,
+    Action, Ending, Supervisor,
     backoff::Verdict,
     instance::{Life, State, Why},
 };
@@ -141,6 +142,7 @@ impl Supervisor {
             life.ready_at = Some(now);
             life.times.ready_at = Some(now);
         }
+        life.first.ready_at.get_or_insert(now);
         life.state = State::Ready;
         life.stumbled = false;
         let defined = life.settings().process.watchdog;
@@ -200,6 +202,7 @@ impl Supervisor {
         };
         if success && (process.oneshot || !again_on_success) {
             life.state = State::Done { fulfilled: process.oneshot };
+            life.first.ready_at.get_or_insert(now);
             return;
         }
         if matches!(end.exit, Exit::SpawnFailed { .. })
@@ -248,8 +251,19 @@ impl Supervisor {
                 self.restart_requirers(slot);
             }
             Some(action @ (CriticalAction::Reboot | CriticalAction::Rescue)) => {
+                let reason = format!(
+                    "service {} crashed more than {} times within {} s (the last time: {})",
+                    life.service.name,
+                    critical.restarts,
+                    critical.window.as_secs(),
+                    life.reason
+                );
                 self.happen_escalation(slot, action);
-                self.begin_shutdown(protocol::keeper::ShutdownKind::Reboot, 1, now);
+                if action == CriticalAction::Rescue && self.has_rescue {
+                    return self.begin_rescue(reason);
+                }
+                let ending = Ending { cause: Cause::Critical, reason };
+                self.begin_shutdown(ShutdownKind::Reboot, 1, ending, now);
             }
         }
     }

@@ -6,7 +6,7 @@ use protocol::keeper::ShutdownKind;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Action, Happening, Supervisor,
+    Action, Ending, Happening, Supervisor,
     exits::exit_code,
     health::{Miss, Sign},
     instance::Life,
@@ -75,18 +75,22 @@ impl Supervisor {
         let (action, text) = match action {
             CriticalAction::Restart => ("restart", "restarting it with all that require it"),
             CriticalAction::Reboot => ("reboot", "stopping everything, then a reboot"),
-            // The rescue set is not there yet: the next boot is the rescue.
+            CriticalAction::Rescue if self.has_rescue => {
+                ("rescue", "stopping everything but the log and a shell on the console")
+            }
             CriticalAction::Rescue => (
                 "rescue",
-                "stopping everything, then a reboot, because there is no rescue set to go on with",
+                "stopping everything, then a reboot, because the rescue set is for PID 1 only",
             ),
         };
         self.happen(slot, "service.critical", &[("action", json!(action)), ("text", json!(text))]);
     }
 
-    pub(super) fn happen_shutdown(&mut self, kind: ShutdownKind, exit_code: u8) {
+    pub(super) fn happen_shutdown(&mut self, kind: ShutdownKind, exit_code: u8, ending: &Ending) {
         let kind = format!("{kind:?}").to_lowercase();
-        let data = json!({ "kind": kind, "exit_code": exit_code });
+        let data = json!({
+            "kind": kind, "exit_code": exit_code, "cause": ending.cause, "reason": ending.reason,
+        });
         self.actions.push_back(Action::Publish(Happening { topic: "system.shutdown", data }));
     }
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 use protocol::{
     heartbeat::{Missed, Reason},
     keeper::ShutdownKind,
+    system::Cause,
     time::Moment,
 };
 
 use super::{
-    Action, Supervisor,
+    Action, Ending, Supervisor,
     drive::ABORT_GRACE,
     instance::{State, Why},
 };
@@ -90,13 +91,17 @@ impl Supervisor {
         life.misses = life.misses.saturating_add(1);
         // Of heartbeats that come again only the broker knows, so that nobody could take it back.
         life.missing = miss.sign == Sign::Watchdog || action != OnMiss::Event;
-        let beside = life.is_beside();
+        let (beside, name) = (life.is_beside(), life.service.name.clone());
         self.happen_missed(slot, &miss, action);
         match action {
             OnMiss::Event => {}
             OnMiss::Signal(signal) => self.abort(slot, why, signal, now),
             // A process that only might take another one's place is no reason for a reboot.
-            OnMiss::Reboot if !beside => self.begin_shutdown(ShutdownKind::Reboot, 1, now),
+            OnMiss::Reboot if !beside => {
+                let reason = format!("service {name} showed no sign of life");
+                let ending = Ending { cause: Cause::Critical, reason };
+                self.begin_shutdown(ShutdownKind::Reboot, 1, ending, now);
+            }
             OnMiss::Restart | OnMiss::Reboot => self.begin_kill(slot, why, now),
         }
         self.dirty.insert(slot);

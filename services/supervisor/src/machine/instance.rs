@@ -30,6 +30,7 @@ use protocol::{
 
 use super::{
     backoff::{Backoff, FORGIVE_AFTER},
+    boot::First,
     critical::Crashes,
     health::Health,
     identity::{fingerprint, identity, inputs},
@@ -169,6 +170,7 @@ pub(crate) struct Life {
     pub(crate) status: String,
     pub(crate) errno: i32,
     pub(crate) times: Times,
+    pub(crate) first: First,
     pub(crate) recorded: Option<InstanceRecord>,
     /// Under which moment the slot stands in the table of deadlines.
     pub(crate) timer: Option<Moment>,
@@ -218,6 +220,7 @@ impl Life {
             status: String::new(),
             errno: 0,
             times: Times::default(),
+            first: First::default(),
             recorded: None,
             timer: None,
             waiters: Vec::new(),

@@ -9,6 +9,7 @@
 //! A request that overtakes another one therefore simply changes the desired state.
 
 mod backoff;
+mod boot;
 mod contract;
 mod critical;
 mod definitions;
@@ -23,6 +24,7 @@ mod notices;
 mod record;
 mod replace;
 mod requests;
+mod rescue;
 mod restore;
 mod service;
 mod shutdown;
@@ -48,7 +50,8 @@ use self::{
     waiters::Waiter,
 };
 pub(crate) use self::{
-    contract::{Action, Event, Happening, Notice, Request},
+    boot::BootRecord,
+    contract::{Action, Ending, Event, Happening, Notice, Request},
     identity::identity,
     links::{Change, Links},
     record::Record,
@@ -89,6 +92,11 @@ pub(crate) struct Supervisor {
     /// What is known before the hand-over is complete; `None` afterwards.
     before: Option<restore::Before>,
     shutdown: Option<Shutdown>,
+    boot: Option<BootRecord>,
+    /// Slots that the boot wanted and that were neither ready nor done yet.
+    unready: BTreeSet<u32>,
+    /// There is a rescue set to go on with.
+    has_rescue: bool,
 }
 
 /// What a deadline is about.
@@ -123,6 +131,9 @@ impl Supervisor {
             replies: Vec::new(),
             before: Some(restore::Before::default()),
             shutdown: None,
+            boot: None,
+            unready: BTreeSet::new(),
+            has_rescue: false,
         }
     }
 
@@ -143,7 +154,8 @@ impl Supervisor {
             Event::Missed(missed) => self.heartbeat_missed(&missed, now),
             Event::Request { id, request } => self.requested(id, request, now),
             Event::Definitions { services } => self.redefine(services, now),
-            Event::Shutdown { kind } => self.begin_shutdown(kind, 0, now),
+            Event::Rescue { services } => self.take_rescue_set(services, now),
+            Event::Shutdown { kind, ending } => self.begin_shutdown(kind, 0, ending, now),
         }
         self.settle(now);
     }
@@ -203,7 +215,9 @@ impl Supervisor {
             for slot in std::mem::take(&mut self.touched) {
                 self.check_waiters(slot);
                 self.write_record(slot);
+                self.note_for_boot(slot);
             }
+            self.end_boot(now);
             self.write_queues();
             self.leave_if_done();
         }

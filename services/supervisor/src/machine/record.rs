@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     backoff::Backoff,
+    boot::{BootRecord, First},
     critical::Crashes,
     health::Health,
     instance::{Life, State},
@@ -26,6 +27,8 @@ pub(crate) enum Record {
     Queue(Box<QueueRecord>),
     /// Which change of a package was taken last. Key: the package.
     Taken(TakenRecord),
+    /// The boot as a whole. One key.
+    Boot(Box<BootRecord>),
     /// All of these or none, in this order.
     Together(Vec<Self>),
 }
@@ -88,6 +91,9 @@ pub(crate) struct InstanceRecord {
     /// Only who looked for one of its objects wants it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) on_demand: bool,
+    /// Its first start since the boot.
+    #[serde(default, skip_serializing_if = "First::is_empty")]
+    pub(crate) first: First,
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -158,6 +164,7 @@ impl Life {
             role: self.role,
             second: self.second,
             on_demand: self.on_demand,
+            first: self.first,
         }
     }
 
@@ -190,6 +197,7 @@ impl Life {
         self.misses = record.misses;
         (self.role, self.second) = (record.role, record.second);
         self.on_demand = record.on_demand;
+        self.first = record.first;
         self.health = Health::with_period(record.watchdog_ms.map(Duration::from_millis));
         self.recorded = Some(record);
     }

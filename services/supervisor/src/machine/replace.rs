@@ -233,7 +233,9 @@ impl Supervisor {
         old.again = false;
         let service = old.service.clone();
         let (name, instance) = (service.name.clone(), old.name.clone());
+        let first = old.first;
         let Some(life) = self.lives.get_mut(&slot) else { return };
+        life.first = first;
         life.service = service;
         life.role = Role::Heir { of };
         life.proven_at = None;

@@ -14,7 +14,8 @@ use protocol::{
 };
 
 use super::{
-    Action, CORE_PATIENCE, Due, Supervisor,
+    Action, CORE_PATIENCE, Due, Ending, Supervisor,
+    boot::BootRecord,
     identity::identity,
     instance::{Life, State},
     record::{InstanceRecord, Record},
@@ -33,7 +34,10 @@ pub(super) struct Before {
     pub(super) found: BTreeMap<u32, SlotState>,
     queues: BTreeMap<Name, QueueRecord>,
     taken: BTreeMap<String, TakenRecord>,
-    pub(super) shutdown: Option<(ShutdownKind, u8)>,
+    boot: Option<BootRecord>,
+    /// This is the first supervisor of a boot.
+    pub(super) fresh: bool,
+    pub(super) shutdown: Option<(ShutdownKind, u8, Ending)>,
     /// Services whose definition was accepted once and can't be read now.
     kept: BTreeSet<Name>,
 }
@@ -56,6 +60,7 @@ impl Before {
             Record::Taken(record) => {
                 self.taken.insert(record.package.clone(), record);
             }
+            Record::Boot(record) => self.boot = Some(*record),
             Record::Together(records) => {
                 for record in records {
                     self.remember(record);
@@ -72,6 +77,7 @@ impl Supervisor {
         for record in records {
             before.remember(record);
         }
+        self.boot = before.boot.clone();
     }
 
     /// This service's definition can't be read any more: what runs of it is left alone. Counts only before the hand-over is
@@ -136,6 +142,9 @@ impl Supervisor {
         self.adopt_beside(&beside, aside, records_aside, now);
         self.house_the_rest(homeless, now);
         self.restore_queues(std::mem::take(&mut before.queues), std::mem::take(&mut before.taken));
+        if before.fresh {
+            self.forget_first_times();
+        }
         self.first_steps(before.shutdown, now);
     }
 
@@ -308,7 +317,7 @@ impl Supervisor {
     }
 
     /// Looks at all services before anything is done for or against one of them.
-    fn first_steps(&mut self, shutdown: Option<(ShutdownKind, u8)>, now: Moment) {
+    fn first_steps(&mut self, shutdown: Option<(ShutdownKind, u8, Ending)>, now: Moment) {
         let here: BTreeSet<u32> = self.lives.keys().copied().collect();
         for life in self.lives.values_mut() {
             if matches!(life.role, Role::Heir { of } if !here.contains(&of)) {
@@ -320,6 +329,7 @@ impl Supervisor {
         for slot in slots {
             self.pull_requirements(slot, now);
         }
+        self.await_boot();
         // Standings can only fall from here, so this ends.
         let mut open: Vec<Name> = self.services.keys().cloned().collect();
         while let Some(name) = open.pop() {
@@ -337,8 +347,8 @@ impl Supervisor {
         self.core_gate = Some(until);
         self.deadlines.insert((until, Due::CoreGate));
         self.dirty.extend(self.lives.keys().copied());
-        if let Some((kind, exit_code)) = shutdown {
-            self.begin_shutdown(kind, exit_code, now);
+        if let Some((kind, exit_code, ending)) = shutdown {
+            self.begin_shutdown(kind, exit_code, ending, now);
         }
         self.settle(now);
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use protocol::{keeper::ShutdownKind, time::Moment};
 
-use super::{Action, Due, Supervisor, instance::Life, service::order::Order};
+use super::{Action, Due, Ending, Supervisor, instance::Life, service::order::Order};
 
 /// Then the device goes down with whatever is left.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -24,9 +24,15 @@ pub(super) struct Shutdown {
 }
 
 impl Supervisor {
-    pub(super) fn begin_shutdown(&mut self, kind: ShutdownKind, exit_code: u8, now: Moment) {
+    pub(super) fn begin_shutdown(
+        &mut self,
+        kind: ShutdownKind,
+        exit_code: u8,
+        ending: Ending,
+        now: Moment,
+    ) {
         if let Some(before) = &mut self.before {
-            before.shutdown = Some((kind, exit_code));
+            before.shutdown = Some((kind, exit_code, ending));
             return;
         }
         if self.shutdown.is_some() {
@@ -46,7 +52,8 @@ impl Supervisor {
             };
         }
         self.shutdown = Some(Shutdown { kind, exit_code, order, applications, core, left: false });
-        self.happen_shutdown(kind, exit_code);
+        self.happen_shutdown(kind, exit_code, &ending);
+        self.actions.push_back(Action::Ending { kind, ending, limit: SHUTDOWN_TIMEOUT });
         self.starts.clear();
         self.deadlines.insert((now + SHUTDOWN_TIMEOUT, Due::Shutdown));
         self.dirty.extend(self.lives.keys().copied());

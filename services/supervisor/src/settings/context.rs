@@ -28,6 +28,8 @@ pub(crate) struct Context {
     pub(crate) run: PathBuf,
     /// Where `vestal-NAME` is looked for.
     pub(crate) programs: PathBuf,
+    /// The console is ours: a device that has nothing to run gets a shell there.
+    pub(crate) console: bool,
 }
 
 /// What becomes of a wanted user.
@@ -59,6 +61,7 @@ impl Context {
             gid: rustix::process::getegid().as_raw(),
             run: places.run.clone(),
             programs: programs.to_owned(),
+            console: false,
         }
     }
 
@@ -108,6 +111,7 @@ pub(crate) mod tests {
             gid: uid,
             run: "/run/v".into(),
             programs: "/usr/sbin".into(),
+            console: false,
         }
     }
 

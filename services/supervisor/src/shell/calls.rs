@@ -113,14 +113,15 @@ impl Shell {
         match &*call.method {
             "board" => call.responder.reply(&board::board()),
             "info" => call.responder.reply(&board::info()),
+            "boot" => call.responder.reply(&self.boot()),
             "watchdog" => self.watchdog_call(call),
             "signal" => {
                 let sent = call.parse().and_then(signal);
                 call.responder.finish(sent);
             }
-            "reboot" => self.shut_down(ShutdownKind::Reboot, call.responder),
-            "poweroff" => self.shut_down(ShutdownKind::Poweroff, call.responder),
-            "halt" => self.shut_down(ShutdownKind::Halt, call.responder),
+            "reboot" => self.shut_down(ShutdownKind::Reboot, call),
+            "poweroff" => self.shut_down(ShutdownKind::Poweroff, call),
+            "halt" => self.shut_down(ShutdownKind::Halt, call),
             "validate_firmware_image" | "sysupgrade" | "nandupgrade" | "upgrade" => {
                 self.firmware_call(call);
             }
@@ -133,19 +134,6 @@ impl Shell {
                 call.responder.fail(failure);
             }
         }
-    }
-
-    fn shut_down(&mut self, kind: ShutdownKind, responder: Responder) {
-        let (kind, text) = match self.pid_one {
-            true => (kind, format!("stopping everything, then {kind:?}").to_lowercase()),
-            false => (
-                ShutdownKind::Exit,
-                "stopping everything; the machine is left alone, because the keeper is not PID 1"
-                    .to_owned(),
-            ),
-        };
-        responder.reply(&json!({ "text": text }));
-        self.machine.handle_event(Event::Shutdown { kind }, clock::now());
     }
 
     fn reexec(&mut self, what: system::Program, responder: Responder) {

@@ -23,14 +23,21 @@ use crate::{
 pub(crate) struct Definitions {
     places: Places,
     context: Context,
-    rescue: bool,
+    /// Why there is only the rescue set.
+    rescue: Option<String>,
     read_before: bool,
     loaded: Loaded,
 }
 
 impl Definitions {
-    pub(crate) fn new(places: &Places, programs: &Path, rescue: bool) -> Self {
-        let context = Context::of_process(places, programs);
+    /// With `console` the device's console is ours, to help who stands before it.
+    pub(crate) fn new(
+        places: &Places,
+        programs: &Path,
+        console: bool,
+        rescue: Option<String>,
+    ) -> Self {
+        let context = Context { console, ..Context::of_process(places, programs) };
         Self {
             places: places.clone(),
             context,
@@ -52,11 +59,12 @@ impl Definitions {
     pub(crate) fn read(&mut self) -> Vec<Arc<Service>> {
         if std::mem::replace(&mut self.read_before, true) {
             // Users may have been added since.
-            self.context = Context::of_process(&self.places, &self.context.programs);
+            let context = Context::of_process(&self.places, &self.context.programs);
+            self.context = Context { console: self.context.console, ..context };
         }
-        self.loaded = match self.rescue {
-            true => store::rescue(&self.context),
-            false => {
+        self.loaded = match &self.rescue {
+            Some(_) => store::rescue(&self.context),
+            None => {
                 let folder = self.places.config.as_ref().map(|config| config.join("services.d"));
                 store::load(folder.as_deref(), &self.copies_folder(), &self.context)
             }
@@ -89,6 +97,17 @@ impl Definitions {
     /// The service that the files define, for a message that changes only a part of it.
     pub(crate) fn of_files(&self, name: &Name) -> Option<&Service> {
         self.loaded.services.iter().find(|service| service.name == *name).map(|service| &**service)
+    }
+
+    /// Why there is only the rescue set.
+    pub(crate) fn rescue(&self) -> Option<&str> {
+        self.rescue.as_deref()
+    }
+
+    /// From now on there is only the rescue set, which is given.
+    pub(crate) fn enter_rescue(&mut self, reason: String) -> Vec<Arc<Service>> {
+        self.rescue = Some(reason);
+        self.read()
     }
 
     pub(crate) fn problems(&self) -> Vec<String> {

@@ -107,13 +107,20 @@ impl Shell {
 
     /// `service report`: what is wrong with definitions, and who runs.
     pub(crate) fn report(&self) -> Value {
-        json!({
+        let mut report = json!({
             "problems": self.definitions.problems(),
             "skipped": self.definitions.skipped(),
             "supervisor": { "pid": std::process::id(), "starts": self.supervisor_starts },
             "keeper": { "pid": self.keeper_pid, "pid_one": self.pid_one, "starts": self.keeper_starts },
             "endpoint": self.server.counters(),
-        })
+        });
+        if let Some(rescue) = self.definitions.rescue() {
+            report["rescue"] = json!(rescue);
+        }
+        if let Some(reset) = self.machine.boot().and_then(|boot| boot.reset.as_ref()) {
+            report["reset"] = json!(reset);
+        }
+        report
     }
 }
 

@@ -2,6 +2,7 @@
 //! block runs beside the loop and comes back as an [`Inbound`].
 
 mod board;
+mod booting;
 mod calls;
 mod cgroup;
 mod channel;
@@ -16,7 +17,9 @@ mod heartbeats;
 mod identify;
 mod interfaces;
 mod journal;
+mod kernel;
 mod keys;
+mod last_boot;
 mod logs;
 mod looking;
 mod merge;
@@ -62,6 +65,7 @@ use self::{
     heartbeats::Heartbeats,
     identify::{Identifier, Look, Place},
     journal::Journal,
+    last_boot::LastBoot,
     merge::Message,
     notify::Notification,
     objects::Object,
@@ -149,6 +153,8 @@ enum Pending {
     /// How often the keeper's program was started.
     Starts,
     Watchdog(u64),
+    /// The hardware watchdog, opened because we begin.
+    OwnWatchdog,
     /// A process was found in this slot, or nowhere.
     Look {
         place: Option<Place>,
@@ -200,6 +206,8 @@ pub(crate) struct Shell {
     watchdog: Watchdog,
     /// Firmware that is looked at or installed.
     firmware: Option<Work>,
+    /// Says to the next boot why this one ended; PID 1 only.
+    last_boot: Option<LastBoot>,
     /// The boot loader waits for this boot to be called good.
     trial: Option<Trial>,
     inbox: mpsc::Receiver<Inbound>,

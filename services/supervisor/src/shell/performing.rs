@@ -94,7 +94,10 @@ impl Shell {
                 self.heartbeats.look_at(&happening);
                 self.publish(&happening);
             }
+            Action::Ending { kind, ending, limit } => self.ending(kind, &ending, limit),
+            Action::Rescue { reason } => self.enter_rescue(reason),
             Action::Leave { kind, exit_code } => {
+                self.finish_last_boot();
                 self.workshop.close();
                 // Only PID 1 may do anything to the machine; elsewhere every kind means: leave.
                 let kind = if self.pid_one { kind } else { ShutdownKind::Exit };

@@ -1,7 +1,10 @@
 //! What the keeper reports and acknowledges, handed on to the machine and to whoever waits for it.
 
 use daemon::clock;
-use protocol::keeper::{Outcome, Phase, Report, Request as Order, SlotState};
+use protocol::{
+    keeper::{Outcome, Phase, Report, Request as Order, SlotState},
+    system::Cause,
+};
 use rustix::io::Errno;
 
 use super::{Pending, Shell, channel::Received};
@@ -17,7 +20,8 @@ impl Shell {
                 Report::Ack { request, outcome } => self.acknowledged(request, outcome),
                 Report::ShutdownWanted { kind } => {
                     tracing::info!("everything is to stop: {kind:?}");
-                    self.machine.handle_event(Event::Shutdown { kind }, clock::now());
+                    let reason = "the keeper got a signal, or ctrl-alt-del was pressed".to_owned();
+                    self.end_everything(kind, Cause::Ordered, reason);
                 }
                 // Only at hand-over, which is behind us.
                 Report::Welcome { .. } | Report::Deposit { .. } | Report::HandoverEnd => {}
@@ -70,6 +74,7 @@ impl Shell {
                 self.answer_outcome(id, outcome);
             }
             (Pending::Watchdog(id), outcome) => self.watchdog_changed(id, outcome),
+            (Pending::OwnWatchdog, outcome) => self.watchdog_begun(outcome),
             (Pending::Starts, Outcome::Count(starts)) => self.keeper_starts = starts,
             (Pending::Look { place }, outcome) => self.looked(request, place, outcome),
             (_, Outcome::Done) => {}

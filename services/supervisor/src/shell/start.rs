@@ -11,11 +11,15 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use daemon::{Context, clock};
 use endpoint::Bus;
-use protocol::keeper::{Phase, Report, Request as Order, SlotState, VERSION};
+use protocol::{
+    keeper::{Phase, Report, Request as Order, SlotState, VERSION},
+    time::Moment,
+};
 use tokio::sync::mpsc;
 
 use super::{
     Channel, INBOX, Inbound, Pending, Shell,
+    booting::{self, Signs},
     cgroup::Cgroups,
     channel::Received,
     definitions::Definitions,
@@ -23,13 +27,14 @@ use super::{
     identify::Identifier,
     interfaces,
     journal::Journal,
+    kernel::Words,
     objects::{Forward, Object},
     own_places,
     prepare::Workshop,
     trial::Trial,
     watchdog::Watchdog,
 };
-use crate::machine::{Event, Request, Supervisor};
+use crate::machine::{BootRecord, Event, Request, Supervisor};
 
 /// A keeper that says nothing for so long is not one.
 const HANDOVER_TIME: Duration = Duration::from_secs(10);
@@ -48,13 +53,16 @@ struct Handover {
 
 /// Takes over and returns a supervisor that has decided, but not yet done anything.
 pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<Shell> {
+    let began_at = clock::now();
     let mut channel = Channel::new(channel)?;
-    let handover = tokio::time::timeout(HANDOVER_TIME, take_over(&mut channel))
+    let mut handover = tokio::time::timeout(HANDOVER_TIME, take_over(&mut channel))
         .await
         .context("the keeper handed nothing over in time")??;
     if handover.pid_one {
         allow_notifications();
     }
+    let words = Words::read(handover.pid_one);
+    obey_log_level(daemon, &words);
     if let Some(folder) = own_places::barred(&daemon.places.run) {
         tracing::warn!(
             "other users can't enter {}: the core daemons, which run as their own, will fail; chmod o+x it, or choose another --run-dir",
@@ -63,19 +71,21 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
     }
     let (back, inbox) = mpsc::channel(INBOX);
     let places = daemon.places.clone();
-    let journal = Journal::open(&places.run.join("supervisor"))
+    let mut journal = Journal::open(&places.run.join("supervisor"))
         .with_context(|| format!("open the journal in {}", places.run.display()))?;
-    let rescue = daemon.options.has("rescue") && needs_rescue(&handover);
-    let mut definitions = Definitions::new(&places, &programs()?, rescue);
+    let rescue = needs_rescue(daemon, &words, &handover);
+    let beginning = booting::begin(&places, &mut journal, handover.signs(began_at), rescue);
+    let mut definitions =
+        Definitions::new(&places, &programs()?, handover.pid_one, beginning.rescue);
     let cgroups = Cgroups::find(&places.run, handover.pid_one);
     let executor = programs()?.join("vestal-exec");
     let mut workshop = Workshop::open(places.clone(), cgroups, executor, back.clone())
         .with_context(|| format!("make folders in {}", places.run.display()))?;
-    for (name, descriptor) in handover.deposits {
+    for (name, descriptor) in std::mem::take(&mut handover.deposits) {
         workshop.take_deposit(&name, descriptor);
     }
 
-    let machine = remember(&journal, &mut definitions, &handover.slots);
+    let machine = remember(&journal, &mut definitions, &handover, beginning.fresh);
     let identifier = Identifier::new(back.clone());
     let server = serve(daemon, &mut workshop, &mut channel, &back, &identifier)?;
     let bus = Bus::new(&places.run, endpoint::Options::default());
@@ -96,8 +106,9 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
         heartbeats,
         journal,
         definitions,
-        watchdog: Watchdog::default(),
+        watchdog: Watchdog::new(handover.pid_one),
         firmware: None,
+        last_boot: beginning.last_boot,
         trial: handover.pid_one.then(|| Trial::begin(&places, clock::now())).flatten(),
         inbox,
         back,
@@ -115,6 +126,7 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
         stopping_for_the_next: false,
     };
     shell.order(&Order::Starts, Pending::Starts);
+    shell.begin_watchdog(words.watchdog.as_deref());
     shell.begin_draining();
     shell.take_ring();
     shell.join_registry();
@@ -124,26 +136,66 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
     Ok(shell)
 }
 
-/// The rescue set is for a machine on which nothing else is left: the definitions of what runs would not be in it, so that it
-/// would be stopped.
-fn needs_rescue(handover: &Handover) -> bool {
-    handover.pid_one && handover.slots.values().all(|state| state.phase == Phase::Idle)
+impl Handover {
+    fn something_runs(&self) -> bool {
+        self.slots.values().any(|state| state.phase != Phase::Idle)
+    }
+
+    fn signs(&self, began_at: Moment) -> Signs {
+        Signs {
+            pid_one: self.pid_one,
+            keeper_pid: self.keeper_pid,
+            first_supervisor: self.supervisor_starts <= 1,
+            something_runs: self.something_runs(),
+            began_at,
+        }
+    }
+}
+
+/// Why only the rescue set is to run. The keeper's wish is for a machine on which nothing else is left: the definitions of what
+/// runs would not be in it, so that it would be stopped.
+fn needs_rescue(daemon: &Context, words: &Words, handover: &Handover) -> Option<String> {
+    let wished = handover.pid_one && daemon.options.has("rescue") && !handover.something_runs();
+    match (words.rescue, wished) {
+        (true, _) => Some("vestal.rescue is on the kernel's command line".to_owned()),
+        (false, true) => {
+            Some("the supervisor failed again and again before it had taken over".to_owned())
+        }
+        (false, false) => None,
+    }
+}
+
+fn obey_log_level(daemon: &Context, words: &Words) {
+    if let Some(level) = &words.log_level
+        && let Err(error) = daemon.log_level.set(level)
+    {
+        tracing::warn!("vestal.log-level={level} on the kernel's command line: {error}");
+    }
 }
 
 /// Everything that a supervisor before us had decided, and everything that is wanted now.
 fn remember(
     journal: &Journal,
     definitions: &mut Definitions,
-    slots: &BTreeMap<u32, SlotState>,
+    handover: &Handover,
+    fresh: Option<BootRecord>,
 ) -> Supervisor {
     let now = clock::now();
     let mut machine = Supervisor::new(now);
+    if handover.pid_one {
+        machine.allow_rescue();
+    }
     machine.look_for_folders_with(|path| Path::new(path).is_dir());
     let memory = journal.memory();
     let records = memory.slots.values().chain(memory.queues.values());
-    machine.restore(records.chain(memory.taken.values()).cloned());
+    machine.restore(records.chain(memory.taken.values()).chain(&memory.boot).cloned());
+    if let Some(record) = fresh {
+        machine.boot_began(record);
+    }
     machine.handle_event(Event::Definitions { services: definitions.read() }, now);
-    for (name, message) in &memory.messages {
+    // The rescue set is all that is wanted of them.
+    let messages = memory.messages.iter().filter(|_| definitions.rescue().is_none());
+    for (name, message) in messages.collect::<Vec<_>>() {
         match message.read(name, definitions) {
             Ok(service) => {
                 let request = Request::Set { service: Arc::new(service) };
@@ -158,7 +210,7 @@ fn remember(
             }
         }
     }
-    for state in slots.values() {
+    for state in handover.slots.values() {
         machine.handle_event(Event::Slot(*state), now);
     }
     machine.handover_complete(now);

@@ -1,22 +1,14 @@
 //! The boot loader waits for the upgrade agent to say that a boot was good. An agent that lives reboots by itself where that
 //! doesn't come in time; this does it for an agent that isn't there. On PID 1 only, and it never says that a boot was good.
 
-use std::{
-    env,
-    ops::RangeInclusive,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use daemon::{clock, places::Places};
-use protocol::{keeper::ShutdownKind, name::Name, time::Moment};
+use daemon::places::Places;
+use protocol::{keeper::ShutdownKind, name::Name, system::Cause, time::Moment};
 use serde::Deserialize;
 
-use super::Shell;
-use crate::{
-    machine::Event,
-    settings::{files::read_text, units},
-};
+use super::{Shell, kernel};
+use crate::settings::{files::read_text, units};
 
 /// The service that says it.
 const AGENT: &str = "upgrade";
@@ -26,9 +18,6 @@ const LIMIT: Duration = Duration::from_secs(600);
 const LIMITS: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(24 * 3600);
 /// The agent's own limit comes first, which counts from its first start; and a supervisor that takes over looks around first.
 const GRACE: Duration = Duration::from_secs(60);
-/// Other places, as for the agent, where several devices share one kernel.
-const CMDLINE: (&str, &str) = ("VESTAL_CMDLINE", "/proc/cmdline");
-const BOOT_ID: (&str, &str) = ("VESTAL_BOOT_ID", "/proc/sys/kernel/random/boot_id");
 /// The loader's word for the set that it chose.
 const SLOT: &str = "vestal.slot=";
 const FILE_MAX: u64 = 64 << 10;
@@ -53,13 +42,12 @@ struct Boot {
 impl Trial {
     /// Nothing where no loader waits for anything.
     pub(super) fn begin(places: &Places, now: Moment) -> Option<Self> {
-        let line = read_text(&place(CMDLINE), FILE_MAX).unwrap_or_default();
+        let line = kernel::line();
         let settings = places.config.as_deref()?.join("upgrade.toml");
         // The agent says what is wrong with the file; a device must not reboot again and again for a mistyped one.
         let settings = read_text(&settings, SETTINGS_MAX).ok()?;
         let limit = limit(&line, &settings)?;
-        let boot_id = read_text(&place(BOOT_ID), FILE_MAX).ok()?.trim().to_owned();
-        Some(Self::of(places, boot_id, limit, now))
+        Some(Self::of(places, kernel::boot_id()?, limit, now))
     }
 
     /// The clock counts from the boot on.
@@ -93,7 +81,8 @@ impl Shell {
             "the boot loader waits for this boot to be called good, and the upgrade agent, which would, is not running: \
              rebooting; where no loader waits, write boot-control = {{ kind = \"none\" }} in upgrade.toml"
         );
-        self.machine.handle_event(Event::Shutdown { kind: ShutdownKind::Reboot }, clock::now());
+        let reason = "nobody called this boot good in time, and no upgrade agent was running";
+        self.end_everything(ShutdownKind::Reboot, Cause::Trial, reason.to_owned());
     }
 }
 
@@ -111,11 +100,6 @@ fn limit(line: &str, settings: &str) -> Option<Duration> {
     let limit = settings.get("trial-limit").and_then(toml::Value::as_str);
     let limit = limit.map_or(Some(LIMIT), |text| units::duration(text).ok());
     limit.filter(|limit| LIMITS.contains(limit))
-}
-
-fn place((variable, otherwise): (&str, &str)) -> PathBuf {
-    let set = env::var_os(variable).filter(|value| !value.is_empty());
-    set.map_or_else(|| Path::new(otherwise).to_owned(), PathBuf::from)
 }
 
 #[cfg(test)]

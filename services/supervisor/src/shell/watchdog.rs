@@ -1,4 +1,5 @@
-//! The hardware watchdog in procd's words, and the lease by which we allow the keeper to feed it.
+//! The hardware watchdog: opened as soon as we begin where the machine is ours, changed in procd's words, and the lease by
+//! which we allow the keeper to feed it. At the end it stays armed, and is fed no longer than the end may take.
 
 use std::time::Duration;
 
@@ -6,13 +7,14 @@ use daemon::clock;
 use endpoint::Incoming;
 use protocol::{
     failure::{Code, Failure},
-    keeper::{Outcome, Request as Order, Watchdog as Settings},
+    keeper::{Outcome, Request as Order, ShutdownKind, Watchdog as Settings},
     system,
     time::Moment,
 };
+use rustix::io::Errno;
 use serde_json::Value;
 
-use super::{Answer, Pending, Shell, Waiting};
+use super::{Answer, Pending, Shell, Waiting, journal::Feeding, kernel};
 
 /// The keeper stops feeding when we did not renew for so long: a supervisor that hangs resets the device.
 const LEASE_S: u16 = 60;
@@ -20,14 +22,26 @@ const RENEW: Duration = Duration::from_secs(20);
 /// procd's defaults.
 const DEFAULT_TIMEOUT_S: u16 = 30;
 const DEFAULT_FREQUENCY_S: u16 = 5;
+/// After the last moment for stopping everything the keeper has this long to end the machine; then it is fed no more.
+const END_GRACE: Duration = Duration::from_secs(10);
 
 /// What we know of the watchdog.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Watchdog {
     settings: Settings,
+    /// The machine is ours, and the device with it.
+    is_ours: bool,
     /// The keeper opened the device.
     open: bool,
     renewed: Moment,
+    /// Everything is being stopped: the lease is the last one.
+    ending: bool,
+}
+
+impl Watchdog {
+    pub(super) fn new(pid_one: bool) -> Self {
+        Self { is_ours: kernel::is_machine(pid_one), ..Self::default() }
+    }
 }
 
 impl Default for Watchdog {
@@ -39,13 +53,61 @@ impl Default for Watchdog {
             frequency_s: DEFAULT_FREQUENCY_S,
             lease_s: LEASE_S,
         };
-        Self { settings, open: false, renewed: Moment::default() }
+        let renewed = Moment::default();
+        Self { settings, is_ours: false, open: false, renewed, ending: false }
     }
 }
 
 impl Watchdog {
     pub(crate) fn next_renewal(&self) -> Option<Moment> {
-        (self.open && self.settings.run).then(|| self.renewed + RENEW)
+        (self.open && self.settings.run && !self.ending).then(|| self.renewed + RENEW)
+    }
+
+    /// How it is to be fed when we begin: as somebody wanted it since the boot, else as the kernel's command line says.
+    fn choose(&mut self, wanted: Option<Feeding>, word: Option<&str>) -> Result<(), String> {
+        if let Some(Feeding { run, magic_close, timeout_s, frequency_s }) = wanted {
+            let lease_s = LEASE_S;
+            self.settings = Settings { run, magic_close, timeout_s, frequency_s, lease_s };
+            return Ok(());
+        }
+        match word {
+            None => Ok(()),
+            Some("off") => {
+                self.settings.run = false;
+                Ok(())
+            }
+            Some(word) => match word.parse() {
+                Ok(timeout @ 1..=u16::MAX) => {
+                    let timeout = Some(u32::from(timeout));
+                    self.change(&system::Watchdog { timeout, ..Default::default() });
+                    Ok(())
+                }
+                _ => Err(format!(
+                    "vestal.watchdog={word} on the kernel's command line is neither `off` nor 1 to {} seconds: it is {} s",
+                    u16::MAX,
+                    self.settings.timeout_s
+                )),
+            },
+        }
+    }
+
+    /// What the next supervisor has to know.
+    fn feeding(&self) -> Feeding {
+        let Settings { run, magic_close, timeout_s, frequency_s, .. } = self.settings;
+        Feeding { run, magic_close, timeout_s, frequency_s }
+    }
+
+    /// From now on it is fed only as long as the end may take. What is switched off must stay off, so the keeper may close
+    /// the device at the very end.
+    fn limit(&mut self, kind: ShutdownKind, limit: Duration) -> bool {
+        if !self.open || !self.settings.run || self.ending {
+            return false;
+        }
+        let seconds = (limit + END_GRACE).as_secs();
+        self.settings.lease_s = u16::try_from(seconds).unwrap_or(u16::MAX);
+        self.settings.magic_close |= matches!(kind, ShutdownKind::Poweroff | ShutdownKind::Halt);
+        self.ending = true;
+        true
     }
 
     /// procd's rules: the frequency is at most half the time-out, a time-out is more than the frequency.
@@ -93,8 +155,8 @@ impl Shell {
             && args.timeout.is_none()
             && args.magicclose.is_none()
             && args.stop.is_none();
-        if asks || !self.pid_one {
-            // Where we are not PID 1 the device is somebody else's: it is shown as offline, whatever is asked.
+        if asks || !self.watchdog.is_ours || self.watchdog.ending {
+            // In a container and without PID 1 the device is somebody else's: it is shown as offline, whatever is asked.
             return call.responder.reply(&self.watchdog.state());
         }
         self.watchdog.change(&args);
@@ -113,12 +175,61 @@ impl Shell {
         self.order(&Order::Watchdog(self.watchdog.settings), pending);
     }
 
+    /// Where the machine is ours the device is opened at once; a supervisor that takes over renews the lease.
+    pub(super) fn begin_watchdog(&mut self, word: Option<&str>) {
+        if !self.watchdog.is_ours {
+            return;
+        }
+        if let Err(text) = self.watchdog.choose(self.journal.memory().watchdog, word) {
+            tracing::warn!("{text}");
+        }
+        if self.watchdog.settings.run {
+            self.send_watchdog(Pending::OwnWatchdog);
+        }
+    }
+
+    /// What became of that.
+    pub(super) fn watchdog_begun(&mut self, outcome: Outcome) {
+        let Settings { timeout_s, frequency_s, .. } = self.watchdog.settings;
+        self.watchdog.open = is_open(outcome);
+        match outcome {
+            Outcome::Done => {
+                tracing::info!(
+                    "the hardware watchdog is fed every {frequency_s} s; without that it resets the machine after {timeout_s} s"
+                );
+            }
+            Outcome::Errno(errno) if is_open(outcome) => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                tracing::warn!(
+                    "the hardware watchdog does not take {timeout_s} s ({error}): it is fed every {frequency_s} s and keeps the time it has"
+                );
+            }
+            Outcome::Errno(errno) if errno == Errno::NOENT.raw_os_error() => {
+                tracing::debug!("there is no hardware watchdog");
+            }
+            Outcome::Errno(errno) => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                tracing::warn!("the hardware watchdog can't be opened: {error}");
+            }
+            other => tracing::warn!("the keeper does not open the hardware watchdog: {other:?}"),
+        }
+    }
+
+    /// Everything is being stopped, and has to be by then.
+    pub(super) fn limit_watchdog(&mut self, kind: ShutdownKind, limit: Duration) {
+        if self.watchdog.limit(kind, limit) {
+            self.send_watchdog(Pending::Other("the last watchdog lease"));
+        }
+    }
+
     /// The keeper opened or closed the device, or could not.
     pub(crate) fn watchdog_changed(&mut self, id: u64, outcome: Outcome) {
-        if outcome != Outcome::Done {
+        if !is_open(outcome) {
             return self.answer_outcome(id, outcome);
         }
         self.watchdog.open = self.watchdog.settings.run;
+        // The journal says by itself that it can't be written.
+        drop(self.journal.watchdog(self.watchdog.feeding()));
         if let Some(waiting) = self.waiting.remove(&id) {
             waiting.responder.reply(&self.watchdog.state());
         }
@@ -137,9 +248,76 @@ impl Shell {
     }
 }
 
+/// The keeper has the device as it was told. One that doesn't take the time-out is open all the same, and has to be fed.
+fn is_open(outcome: Outcome) -> bool {
+    let of_timeout = [Errno::INVAL, Errno::NOTTY, Errno::OPNOTSUPP, Errno::NOSYS];
+    match outcome {
+        Outcome::Done => true,
+        Outcome::Errno(errno) => of_timeout.iter().any(|known| known.raw_os_error() == errno),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn chosen(wanted: Option<Feeding>, word: Option<&str>) -> (Watchdog, bool) {
+        let mut watchdog = Watchdog::default();
+        let good = watchdog.choose(wanted, word).is_ok();
+        (watchdog, good)
+    }
+
+    #[test]
+    fn the_command_line_switches_it_off_or_says_how_long_it_waits() {
+        let of = |word| {
+            let (Watchdog { settings, .. }, good) = chosen(None, word);
+            (good, settings.run, settings.timeout_s, settings.frequency_s)
+        };
+        assert_eq!(of(None), (true, true, 30, 5));
+        assert_eq!(of(Some("off")), (true, false, 30, 5));
+        assert_eq!(of(Some("120")), (true, true, 120, 5));
+        assert_eq!(of(Some("4")), (true, true, 4, 2));
+        for wrong in ["", "0", "on", "-1", "65536", "30s"] {
+            assert_eq!(of(Some(wrong)), (false, true, 30, 5), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_wanted_since_the_boot_outlives_the_supervisor() {
+        let (mut watchdog, _) = chosen(None, None);
+        let stop = system::Watchdog { stop: Some(true), timeout: Some(90), ..Default::default() };
+        watchdog.change(&stop);
+        let (next, _) = chosen(Some(watchdog.feeding()), Some("20"));
+        assert_eq!((next.settings.run, next.settings.timeout_s), (false, 90));
+        assert_eq!(next.settings.lease_s, LEASE_S);
+    }
+
+    #[test]
+    fn it_stays_armed_past_the_deadline_of_the_end_and_no_lease_follows() {
+        let limit = Duration::from_secs(60);
+        let mut closed = Watchdog::default();
+        assert!(!closed.limit(ShutdownKind::Reboot, limit), "nothing is open");
+        for (kind, may_close) in [(ShutdownKind::Reboot, false), (ShutdownKind::Poweroff, true)] {
+            let mut watchdog = Watchdog { open: true, ..Watchdog::default() };
+            assert!(watchdog.next_renewal().is_some());
+            assert!(watchdog.limit(kind, limit));
+            assert_eq!((watchdog.settings.lease_s, watchdog.settings.magic_close), (70, may_close));
+            assert!(watchdog.settings.run);
+            assert_eq!(watchdog.next_renewal(), None);
+            assert!(!watchdog.limit(kind, limit), "once");
+        }
+    }
+
+    #[test]
+    fn a_device_that_does_not_take_the_time_is_open_all_the_same() {
+        assert!(is_open(Outcome::Done));
+        assert!(is_open(Outcome::Errno(Errno::INVAL.raw_os_error())));
+        for errno in [Errno::NOENT, Errno::NODEV, Errno::BUSY, Errno::ACCESS] {
+            assert!(!is_open(Outcome::Errno(errno.raw_os_error())), "{errno}");
+        }
+        assert!(!is_open(Outcome::NotPidOne));
+    }
 
     #[test]
     fn procds_limits_of_frequency_and_timeout_hold() {

@@ -32,6 +32,10 @@ pub(super) struct Device {
     pub(super) replies: BTreeMap<u64, Result<(), Failure>>,
     pub(super) asked: BTreeSet<u64>,
     pub(super) left: Option<(ShutdownKind, u8)>,
+    /// Why everything ends, as the next boot will be told.
+    pub(super) endings: Vec<(ShutdownKind, Ending)>,
+    /// What goes on where something fails that must not; empty: the keeper is not PID 1.
+    pub(super) rescue_set: Vec<Arc<Service>>,
     last_id: u64,
     /// Throw the machine away before this many more actions were carried out.
     pub(super) cut_after: Option<usize>,
@@ -63,6 +67,8 @@ impl Device {
             replies: BTreeMap::new(),
             asked: BTreeSet::new(),
             left: None,
+            endings: Vec::new(),
+            rescue_set: Vec::new(),
             last_id: 0,
             cut_after: None,
             names: BTreeMap::new(),
@@ -83,6 +89,12 @@ impl Device {
         self.keeper.changed.clear();
         self.machine = Supervisor::new(self.now);
         self.machine.restore(self.journal.clone());
+        if !self.rescue_set.is_empty() {
+            self.machine.allow_rescue();
+        }
+        if self.journal.is_empty() {
+            self.begin_boot();
+        }
         self.machine.handle_event(Event::Definitions { services: self.files.clone() }, self.now);
         for service in self.messages.values() {
             let request = Request::Set { service: service.clone() };
@@ -96,6 +108,13 @@ impl Device {
         }
         self.machine.handover_complete(self.now);
         self.perform();
+    }
+
+    /// The first supervisor of a boot.
+    fn begin_boot(&mut self) {
+        let boot = BootRecord { supervisor_at: Some(self.now), ..BootRecord::default() };
+        self.journal.push(Record::Boot(Box::new(boot.clone())));
+        self.machine.boot_began(boot);
     }
 
     pub(super) fn event(&mut self, event: Event) {
@@ -216,6 +235,17 @@ impl Device {
                 );
             }
             Action::Publish(happening) => self.topics.push((happening.topic, happening.data)),
+            Action::Ending { kind, ending, limit } => {
+                assert!(self.left.is_none() && limit >= Duration::from_secs(60));
+                self.endings.push((kind, ending));
+            }
+            Action::Rescue { reason } => {
+                self.log.push(format!("rescue {reason}"));
+                self.files.clone_from(&self.rescue_set);
+                self.messages.clear();
+                let services = self.files.clone();
+                self.machine.handle_event(Event::Rescue { services }, self.now);
+            }
             Action::Leave { kind, exit_code } => {
                 assert_eq!(self.left.replace((kind, exit_code)), None, "left twice");
             }

@@ -1,5 +1,6 @@
 //! Scenarios, told as events on a clock that the test owns, against a model of the keeper.
 
+mod boot;
 mod device;
 mod full;
 mod heartbeats;
@@ -18,7 +19,7 @@ mod watching;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use protocol::name::Name;
+use protocol::{keeper::ShutdownKind, name::Name, system::Cause};
 
 use self::device::Device;
 use super::*;
@@ -91,6 +92,12 @@ fn notifying(text: &str, change: impl FnOnce(&mut Service)) -> Arc<Service> {
             Readiness { kind: ReadinessKind::Notify, timeout: Some(10 * SECOND) };
         change(service);
     })
+}
+
+/// Somebody asks for the end of everything.
+fn shutdown(kind: ShutdownKind) -> Event {
+    let ending = Ending { cause: Cause::Ordered, reason: "a test asks".to_owned() };
+    Event::Shutdown { kind, ending }
 }
 
 fn main(service: &mut Service) -> &mut settings::Instance {

@@ -126,7 +126,7 @@ fn services_that_wait_for_each_other_start_all_the_same() {
         with("b", |service| service.requires = vec![name("a")]),
     ]);
     assert_eq!(device.spawned().len(), 2);
-    device.event(Event::Shutdown { kind: protocol::keeper::ShutdownKind::Exit });
+    device.event(shutdown(ShutdownKind::Exit));
     device.calm();
     assert!(device.left.is_some());
 }

@@ -240,7 +240,7 @@ fn what_else_is_asked_meanwhile_counts() {
 fn a_shutdown_ends_both() {
     let mut device = web();
     replace(&mut device, "web");
-    device.event(Event::Shutdown { kind: protocol::keeper::ShutdownKind::Exit });
+    device.event(shutdown(ShutdownKind::Exit));
     device.calm();
     assert!(device.left.is_some());
     let running = device.keeper.slots.values().filter(|slot| slot.state.phase != Phase::Idle);

@@ -207,7 +207,7 @@ fn as_many_restarts_as_are_allowed_do_not_escalate() {
     assert_eq!(device.left, Some((ShutdownKind::Reboot, 1)));
     let (_, told) = device.topics.iter().find(|(topic, _)| *topic == "service.critical").unwrap();
     assert_eq!(told["action"], "rescue");
-    assert!(told["text"].as_str().unwrap().contains("no rescue set"), "{told}");
+    assert!(told["text"].as_str().unwrap().contains("for PID 1 only"), "{told}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn everything_stops_in_the_reverse_order() {
         with("top", |service| service.after = vec![name("early")]),
     ]);
     device.done();
-    device.event(Event::Shutdown { kind: ShutdownKind::Poweroff });
+    device.event(shutdown(ShutdownKind::Poweroff));
     let start = device.request(Request::Start { name: name("top"), instance: None, wait: false });
     assert_eq!(device.answer(start), Some(Err(Code::Cancelled)));
     device.calm();
@@ -41,7 +41,7 @@ fn a_deadline_ends_the_shutdown_whatever_hangs() {
     }
     device.keeper.changed.extend([0, 1]);
     device.calm();
-    device.event(Event::Shutdown { kind: ShutdownKind::Reboot });
+    device.event(shutdown(ShutdownKind::Reboot));
     device.calm();
     device.advance(59 * SECOND);
     assert_eq!(device.left, None);
@@ -61,7 +61,7 @@ fn what_cannot_be_killed_is_not_waited_for_and_not_doubled() {
     device.done();
     device.start("web", false);
     assert_eq!(device.spawned(), [""; 0]);
-    device.event(Event::Shutdown { kind: ShutdownKind::Reboot });
+    device.event(shutdown(ShutdownKind::Reboot));
     assert!(device.left.is_some());
 }
 
@@ -69,7 +69,7 @@ fn what_cannot_be_killed_is_not_waited_for_and_not_doubled() {
 fn waiting_callers_are_told_when_the_device_goes_down() {
     let mut device = Device::with([notifying("web", |service| service.autostart = false)]);
     let start = device.start("web", true);
-    device.event(Event::Shutdown { kind: ShutdownKind::Exit });
+    device.event(shutdown(ShutdownKind::Exit));
     device.calm();
     assert_eq!(device.answer(start), Some(Err(Code::Cancelled)));
     assert_eq!(device.left, Some((ShutdownKind::Exit, 0)));

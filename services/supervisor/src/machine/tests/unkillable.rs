@@ -74,7 +74,7 @@ fn a_supervisor_that_comes_later_finds_it_out_again() {
 #[test]
 fn a_shutdown_does_not_wait_for_it() {
     let mut device = frozen();
-    device.event(Event::Shutdown { kind: protocol::keeper::ShutdownKind::Exit });
+    device.event(shutdown(ShutdownKind::Exit));
     device.calm();
     device.advance(16 * SECOND);
     assert!(device.left.is_some());

@@ -65,16 +65,19 @@ pub(crate) struct Checked {
 pub(crate) fn load(folder: Option<&Path>, copies: &Path, context: &Context) -> Loaded {
     let mut reading = Reading { context, copies, reads: Vec::new(), loaded: Loaded::default() };
     match folder.map(|folder| (folder, definitions(folder))) {
-        Some((_, Ok(files))) => reading.files(&files),
+        Some((folder, Ok(files))) => {
+            reading.files(&files);
+            if !files.is_empty() {
+                reading.last_resort(folder);
+            }
+        }
         Some((folder, Err(error))) if error.kind() != io::ErrorKind::NotFound => {
             reading.loaded.problems.push(Problem::of_file(
                 folder,
                 format!("can't be read, so the last good copies are used: {error}"),
             ));
             reading.copies_of(folder);
-            if reading.reads.is_empty() {
-                reading.built_in(&builtin::APPLICATIONS);
-            }
+            reading.last_resort(folder);
         }
         _ => reading.built_in(&builtin::APPLICATIONS),
     }
@@ -234,6 +237,34 @@ impl Reading<'_> {
                 Err(problems) => self.loaded.problems.extend(problems),
             }
         }
+    }
+
+    /// A device must not be left with nothing: where no definition can be read it runs what it would run without any. Where the
+    /// console is ours and mistakes leave none to run, whoever mends them gets a shell there.
+    fn last_resort(&mut self, folder: &Path) {
+        let enabled = self.reads.iter().filter(|read| read.enabled);
+        let services = enabled.map(|read| read.service.clone()).collect();
+        let mut problems = Vec::new();
+        let is_left = !set::consistent(services, &mut problems).is_empty();
+        let are_mistakes = !problems.is_empty() || !self.loaded.problems.is_empty();
+        let mut instead: Vec<(&str, &str)> = Vec::new();
+        if self.reads.is_empty() {
+            instead.extend(builtin::APPLICATIONS);
+        }
+        if !is_left && are_mistakes && self.context.console {
+            let taken = |name: &str| self.reads.iter().any(|it| it.service.name.as_str() == name);
+            instead.extend(builtin::RESCUE.into_iter().filter(|(name, _)| !taken(name)));
+        }
+        if instead.is_empty() {
+            return;
+        }
+        let names: Vec<&str> = instead.iter().map(|(name, _)| *name).collect();
+        let text = format!(
+            "none of the definitions in it can be used: built-in ones run instead ({})",
+            names.join(", ")
+        );
+        self.loaded.problems.push(Problem::of_file(folder, text));
+        self.built_in(&instead);
     }
 
     fn core(&mut self) {

@@ -156,6 +156,32 @@ fn the_rescue_set_is_a_shell_and_the_log() {
 }
 
 #[test]
+fn a_device_whose_definitions_are_all_bad_runs_the_built_in_ones_and_has_a_shell_where_the_console_is_ours()
+ {
+    let mut device = Device::new();
+    device.program("vestal-log").write("a.toml", "comand = 1").write("b.toml", "[");
+    let loaded = device.load();
+    assert_eq!(names(&loaded), ["console", "log", "welcome"], "{}", told(&loaded));
+    assert!(told(&loaded).contains("services.d: none of the definitions in it can be used"));
+    device.context.console = true;
+    assert_eq!(names(&device.load()), ["console", "log", "shell", "welcome"]);
+    // What can be read but not run is no help either.
+    device.write("a.toml", "command = [\"/a\"]\nrequires = [\"none\"]");
+    assert_eq!(names(&device.load()), ["log", "shell"]);
+    device.context.console = false;
+    assert_eq!(names(&device.load()), ["log"]);
+    // One good definition is enough, a last good copy too; and so is a person's wish to run nothing.
+    device.context.console = true;
+    device.write("a.toml", "command = [\"/a\"]");
+    assert_eq!(names(&device.load()), ["a", "log"]);
+    device.write("a.toml", "comand = 2");
+    assert_eq!(names(&device.load()), ["a", "log"]);
+    let quiet = Device::new();
+    quiet.write("a.toml", "command = [\"/a\"]\nenabled = false");
+    assert_eq!(names(&quiet.load()), [""; 0]);
+}
+
+#[test]
 fn services_left_out_by_the_set_are_told_with_their_file() {
     let device = Device::new();
     device.write("a.toml", "command = [\"/a\"]\nafter = [\"b\"]");

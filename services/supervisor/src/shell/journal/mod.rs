@@ -39,6 +39,17 @@ enum Entry {
     Deleted { service: Name },
     /// Under which number and with which key (in hexadecimal digits) a start of the slot reports its heartbeats.
     Key { slot: u32, generation: u32, app_id: i32, key: String },
+    /// How somebody wants the hardware watchdog to be fed.
+    Watchdog(Feeding),
+}
+
+/// What of the hardware watchdog a caller can change.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Feeding {
+    pub(crate) run: bool,
+    pub(crate) magic_close: bool,
+    pub(crate) timeout_s: u16,
+    pub(crate) frequency_s: u16,
 }
 
 /// The secret of one start.
@@ -60,6 +71,10 @@ pub(crate) struct Memory {
     pub(crate) queues: BTreeMap<Name, Record>,
     /// Which change was taken last, by package.
     pub(crate) taken: BTreeMap<String, Record>,
+    /// The boot as a whole.
+    pub(crate) boot: Option<Record>,
+    /// How the hardware watchdog is fed, where somebody changed that.
+    pub(crate) watchdog: Option<Feeding>,
 }
 
 /// What every live key's last entry weighs, and the sum, which every append asks for.
@@ -70,6 +85,8 @@ struct Weights {
     keys: BTreeMap<u32, usize>,
     queues: BTreeMap<Name, usize>,
     taken: BTreeMap<String, usize>,
+    boot: Option<usize>,
+    watchdog: Option<usize>,
     sum: u64,
 }
 
@@ -213,6 +230,11 @@ impl Journal {
         self.append(Entry::Deleted { service })
     }
 
+    /// Remembers how the hardware watchdog is to be fed.
+    pub(crate) fn watchdog(&mut self, feeding: Feeding) -> io::Result<()> {
+        self.append(Entry::Watchdog(feeding))
+    }
+
     /// Remembers the key of a slot's next start.
     pub(crate) fn key(&mut self, slot: u32, handed: Handed) -> io::Result<()> {
         self.append(key_entry(slot, &handed))
@@ -251,7 +273,7 @@ impl Journal {
         let mut bytes = Vec::new();
         let memory = &self.memory;
         let records = memory.slots.values().chain(memory.queues.values());
-        for record in records.chain(memory.taken.values()) {
+        for record in records.chain(memory.taken.values()).chain(&memory.boot) {
             bytes.extend(encode(&Entry::Machine(record.clone()))?);
         }
         for (service, message) in &self.memory.messages {
@@ -260,6 +282,9 @@ impl Journal {
         }
         for (slot, handed) in &self.memory.keys {
             bytes.extend(encode(&key_entry(*slot, handed))?);
+        }
+        if let Some(feeding) = memory.watchdog {
+            bytes.extend(encode(&Entry::Watchdog(feeding))?);
         }
         let fresh = self.path.with_extension("new");
         let _ = fs::remove_file(&fresh);
@@ -301,6 +326,16 @@ impl Journal {
                 let old = weights.taken.insert(record.package.clone(), length);
                 weights.changed(old, length);
                 self.memory.taken.insert(record.package.clone(), Record::Taken(record));
+            }
+            Entry::Machine(Record::Boot(record)) => {
+                let old = weights.boot.replace(length);
+                weights.changed(old, length);
+                self.memory.boot = Some(Record::Boot(record));
+            }
+            Entry::Watchdog(feeding) => {
+                let old = weights.watchdog.replace(length);
+                weights.changed(old, length);
+                self.memory.watchdog = Some(feeding);
             }
             Entry::Machine(Record::Together(records)) => {
                 let each = length / records.len().max(1);
