@@ -28,3 +28,34 @@ need_packages() {
   if [ -n "$made" ]; then "${as_root[@]}" rm -f "$policy"; fi
   return "$failed"
 }
+
+# debian_unpacked PACKAGE: the folder of target/debian into which the newest PACKAGE is unpacked; downloads it where that version is
+# not there yet. An ordinary user may do this; where apt knows no newer version, nothing is fetched.
+debian_unpacked() {
+  local package=$1 cache=target/debian version folder scratch file
+  version=$(apt-cache policy "$package" | sed -n 's/^  Candidate: //p')
+  if [ -z "$version" ] || [ "$version" = "(none)" ]; then
+    echo "Debian's package $package is not known here: run apt-get update as root" >&2
+    return 1
+  fi
+  folder=$cache/${package}_${version//:/%3a}
+  if [ ! -d "$folder" ]; then
+    mkdir -p "$cache"
+    # Two scripts may want the same package at once: each works for itself, and the first one's stays.
+    scratch=$(mktemp -d "$folder.XXXXXX")
+    chmod 755 "$scratch"
+    file=$(find "$cache" -maxdepth 1 -name "${package}_${version//:/%3a}_*.deb" -print -quit)
+    if [ -z "$file" ]; then
+      if ! (cd "$scratch" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download "$package=$version") >&2; then
+        rm -rf "$scratch"
+        echo "$package $version can't be downloaded: run apt-get update as root, for there may be a newer one" >&2
+        return 1
+      fi
+      mv "$scratch"/*.deb "$cache/"
+      file=$(find "$cache" -maxdepth 1 -name "${package}_${version//:/%3a}_*.deb" -print -quit)
+    fi
+    dpkg -x "$file" "$scratch" || return 1
+    mv -T "$scratch" "$folder" 2>/dev/null || rm -rf "$scratch"
+  fi
+  echo "$folder"
+}
