@@ -288,16 +288,15 @@ impl Device {
         processes_of(&self.run_dir()).into_iter().filter(mine).collect()
     }
 
-    /// The supervisor's pid: the keeper's child of that name.
+    /// The supervisor's pid: the process of that name whose parent is none of it. What a supervisor forks is called the same until it executes something else.
     #[must_use]
     pub fn supervisor_pid(&self) -> i32 {
         until("the supervisor runs", || {
-            processes_of(&self.run_dir())
-                .into_iter()
-                .find(|process| {
-                    process.command.contains("vestal-supervisor") && process.state != 'Z'
-                })
-                .map(|process| process.pid)
+            let mut called_so = processes_of(&self.run_dir());
+            called_so.retain(|process| process.command.contains("vestal-supervisor"));
+            let forked = |process: &Process| called_so.iter().any(|it| it.pid == process.parent);
+            let found = called_so.iter().find(|process| process.state != 'Z' && !forked(process));
+            found.map(|process| process.pid)
         })
     }
 

@@ -1,7 +1,9 @@
 //! The real binaries in a scratch folder, as a test or a benchmark needs them. Development only: nothing that ships uses it.
 
+pub mod cuts;
 mod device;
 mod groups;
+pub mod machine;
 mod processes;
 mod wait;
 

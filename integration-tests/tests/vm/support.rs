@@ -1,0 +1,23 @@
+//! What several tests need.
+
+use serde_json::Value;
+use testkit::machine::{Image, Machine};
+
+/// The image under test; a line says where there is none.
+pub(crate) fn image() -> Option<Image> {
+    Image::from_env("VESTAL_IMAGE")
+}
+
+/// Waits until everything that the boot wanted is there; returns what `boot blame` says of it.
+#[track_caller]
+pub(crate) fn until_up(machine: &Machine) -> Value {
+    machine.until_lab();
+    machine.until("vestalctl --json boot blame | grep -q all_ready_ms");
+    machine.json("vestalctl --json boot blame")
+}
+
+/// The only instance of a service, as `service list` shows it.
+#[track_caller]
+pub(crate) fn instance(machine: &Machine, service: &str) -> Value {
+    machine.json(&format!("vestalctl --json service list {service}"))[service]["instances"]["instance1"].take()
+}
