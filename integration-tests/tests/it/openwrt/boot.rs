@@ -2,6 +2,7 @@
 
 use std::{fs, process::Stdio};
 
+use rustix::process::Signal;
 use testkit::{Device, until};
 
 use super::{Ran, Root, configs, each_shell};
@@ -84,22 +85,24 @@ fn what_a_script_leaves_in_the_background_is_not_waited_for() {
 fn what_holds_runs_the_last_scripts_when_it_is_told_to_stop() {
     each_shell(|root| {
         root.program("etc/rc.d/K10last", "#!/bin/sh\necho \"$1\" > \"$FAKES/last\"\n");
-        root.program(
-            "bin/sleep",
-            "#!/bin/sh\necho waiting > \"$FAKES/waiting\"\nexec /bin/sleep \"$@\"\n",
-        );
         let program = configs().join("lib/vestal/rcS").display().to_string();
         let mut child = root.command(&[&program, "hold"]).spawn().expect("the shell starts");
-        until("it waits", || (root.read("fakes/waiting") == "waiting\n").then_some(()));
+        let pid = i32::try_from(child.id()).expect("a pid");
+        until("it can be told", || catches(pid, Signal::TERM).then_some(()));
         assert!(!root.path("fakes/last").exists());
-        crate::support::kill(
-            i32::try_from(child.id()).expect("a pid"),
-            rustix::process::Signal::TERM,
-        );
+        crate::support::kill(pid, Signal::TERM);
         let status = until("it ends", || child.try_wait().expect("it is our child"));
         assert!(status.success());
         assert_eq!(root.read("fakes/last"), "shutdown\n");
     });
+}
+
+/// The process has a handler for the signal, by proc_pid_status(5).
+fn catches(pid: i32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t"));
+    let caught = caught.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    caught.is_some_and(|caught| caught & (1 << (signal.as_raw() - 1)) != 0)
 }
 
 #[test]
