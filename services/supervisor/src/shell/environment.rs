@@ -67,6 +67,8 @@ pub(crate) fn of_instance(
         }
     }
     env.extend(process.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    // The kernel gives PID 1 none, and what a service starts by name should be found as the service itself was.
+    env.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
     let mut put = |name: &str, value: String| drop(env.insert(name.to_owned(), value));
     for (name, path) in places.to_env() {
         put(name, path.to_string_lossy().into_owned());
