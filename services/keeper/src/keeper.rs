@@ -33,7 +33,7 @@ use crate::{
     slot::Slot,
     spawn::{self, Word},
     stop::Stop,
-    supervisor::{Command, Life, Verdict},
+    supervisor::{Command, FAILURES_TO_RESCUE, Life, Verdict},
     sys,
     table::Table,
     tree::{self, Left},
@@ -332,7 +332,7 @@ impl Keeper {
             }
             Err(errno) => {
                 let failed = Exit::SpawnFailed { stage: Stage::Clone, errno };
-                let _ = self.life.ended(failed, now);
+                let _ = self.life.ended(failed, now, self.pid_one.is_some());
                 say!("the supervisor can't be started: {}", errno_text(errno));
             }
         }
@@ -343,13 +343,20 @@ impl Keeper {
         self.close_channel();
         self.drain.away_since.get_or_insert(now);
         let pid = self.life.pid;
-        match self.life.ended(exit, now) {
+        match self.life.ended(exit, now, self.pid_one.is_some()) {
             Verdict::Wrong => {
                 let kind = ShutdownKind::Exit;
                 self.stop = Stop::Killing { kind, code: 2, deadline: now };
             }
             Verdict::Restart if matches!(self.stop, Stop::No | Stop::Asked { .. }) => {
                 say!("supervisor (pid {pid}) {}", How(exit));
+                if self.life.failures == FAILURES_TO_RESCUE {
+                    say!("{FAILURES_TO_RESCUE} failures in a row: the next one gets --rescue");
+                }
+                if self.machine.is_some() && self.life.is_hopeless() {
+                    say!("no supervisor has ever taken over: the machine is reset");
+                    return self.kill_everything(ShutdownKind::Reboot, 1, now);
+                }
                 self.stop_alone_if_it_keeps_failing(now);
             }
             Verdict::Restart => self.life.start_at = None,
@@ -369,7 +376,7 @@ impl Keeper {
         }
         let hang = self.life.kill_at.or(self.channel.as_ref().and_then(Channel::hangs_at));
         let hang = hang.filter(|_| self.life.lives());
-        let feed = self.feeding.as_ref().and_then(Feeding::next_deadline);
+        let feed = self.feeding.as_ref().and_then(|feeding| feeding.next_deadline(now));
         let stop = self.stop_deadline();
         let drain = self.drain_begins();
         let due = self.slots.next_deadline();

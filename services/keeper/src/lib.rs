@@ -3,6 +3,7 @@
 //! `main` only wires. Read [`keeper`] for the loop, [`slot`] for what is decided, `protocol::keeper` for the channel.
 
 mod adopt;
+mod block;
 mod channel;
 mod deposits;
 mod drain;

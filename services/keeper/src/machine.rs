@@ -29,6 +29,8 @@ use crate::{
 const FIRST_PID_NAMESPACE: &[u8] = b"pid:[4026531836]";
 /// Checking a big disk takes minutes; whoever waits for this device doesn't wait for longer.
 const MOUNT_TIME: Duration = Duration::from_secs(180);
+/// Nothing waits for a disk then.
+const FALLBACK_TIME: Duration = Duration::from_secs(10);
 const UNMOUNT_TIME: Duration = Duration::from_secs(10);
 /// What was killed may wait for a disk that doesn't answer; then it is left alone.
 const KILLED_TIME: Duration = Duration::from_secs(2);
@@ -140,7 +142,10 @@ impl Machine {
         if let Err(error) = sys::take_ctrl_alt_del() {
             say!("ctrl-alt-del resets the machine at once: {error}");
         }
-        self.run_mounts(None, MOUNT_TIME);
+        if !self.run_mounts(None, MOUNT_TIME) {
+            // Without what should have been mounted memory is better than a root that can't be written to.
+            self.run_mounts(Some(c"--fallback"), FALLBACK_TIME);
+        }
     }
 
     /// Everything that was mounted from a disk is put away. Nothing but this process is left.
@@ -148,11 +153,11 @@ impl Machine {
         self.run_mounts(Some(c"--off"), UNMOUNT_TIME);
     }
 
-    /// Runs `vestal-mounts` to its end. Where there is none, there is nothing to mount.
-    fn run_mounts(&self, option: Option<&'static CStr>, limit: Duration) {
-        let Some(program) = self.mounts.as_deref() else { return };
+    /// Runs `vestal-mounts` to its end. Where there is none, there is nothing to mount. `false`: it did not come to its end.
+    fn run_mounts(&self, option: Option<&'static CStr>, limit: Duration) -> bool {
+        let Some(program) = self.mounts.as_deref() else { return true };
         if rustix::fs::access(program, rustix::fs::Access::EXEC_OK).is_err() {
-            return;
+            return true;
         }
         let unused = AtomicU32::new(0);
         let (pid, pidfd) = match sys::clone_process(&unused, None) {
@@ -165,7 +170,10 @@ impl Machine {
                 sys::exit_now(127)
             }
             Ok(Side::Parent { pid, pidfd, .. }) => (pid, pidfd),
-            Err(error) => return say!("vestal-mounts can't be started: {error}"),
+            Err(error) => {
+                say!("vestal-mounts can't be started: {error}");
+                return false;
+            }
         };
         let ended = |limit| pidfd.as_ref().is_none_or(|pidfd| proc::wait_end(pidfd, limit));
         if !ended(limit) {
@@ -176,16 +184,21 @@ impl Machine {
             // An unreaped child: the pid is its own.
             let _ = sys::kill(pid, libc::SIGKILL);
             if !ended(KILLED_TIME) {
-                return;
+                return false;
             }
         }
-        match sys::wait_for(pid) {
+        let code = sys::wait_for(pid);
+        match code {
             Some(0) => {}
             // It has said what it could not do.
+            Some(1) if option == Some(c"--off") => {
+                say!("not everything was unmounted as it should be");
+            }
             Some(1) => say!("not everything was mounted as it should be"),
             Some(code) => say!("vestal-mounts ended with exit code {code}"),
             None => say!("vestal-mounts was killed"),
         }
+        matches!(code, Some(0 | 1))
     }
 }
 
@@ -242,6 +255,31 @@ mod tests {
             let later = FIXED[at..].iter().any(|other| other.place == fixed.parent);
             assert!(!later, "{place} before {parent}");
         }
+    }
+
+    #[test]
+    fn a_program_for_the_mounts_that_hangs_is_killed_and_the_rest_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (keeper, pid) = (folder.path().join("vestal-keeper"), folder.path().join("pid"));
+        let machine = Machine { mounts: None }.beside(&keeper);
+        // Where there is none, there is nothing to wait for.
+        assert!(machine.run_mounts(None, Duration::from_secs(1000)));
+        let program = folder.path().join("vestal-mounts");
+        let script = format!("#!/bin/sh\necho $$ > {}\nexec sleep 60\n", pid.display());
+        std::fs::write(&program, script).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).unwrap();
+        let told = || std::fs::read_to_string(&pid).ok()?.trim().parse().ok();
+        // On a busy machine it may be killed before it has said who it is.
+        let limits = (0..9).map(|shift| Duration::from_millis(100 << shift));
+        let hung: Option<i32> = limits
+            .map(|limit| {
+                assert!(!machine.run_mounts(None, limit), "it never ends by itself");
+                told()
+            })
+            .find(Option::is_some)
+            .flatten();
+        assert!(!proc::lives(hung.expect("it was started")));
     }
 
     #[test]

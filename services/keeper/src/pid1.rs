@@ -96,10 +96,11 @@ pub(crate) fn shutdown_of(signal: i32, pid_one: bool) -> Option<ShutdownKind> {
 /// The hardware watchdog while it is open.
 #[derive(Debug)]
 pub(crate) struct Feeding {
-    device: OwnedFd,
-    settings: Watchdog,
-    next: Moment,
-    lease_ends: Moment,
+    pub(crate) device: OwnedFd,
+    pub(crate) settings: Watchdog,
+    /// Time 0: at once.
+    pub(crate) next: Moment,
+    pub(crate) lease_ends: Moment,
 }
 
 /// Does what the supervisor asks of the watchdog.
@@ -156,9 +157,9 @@ impl Feeding {
         }
     }
 
-    /// `None`: the lease has ended, and so will the machine unless it is renewed.
-    pub(crate) fn next_deadline(&self) -> Option<Moment> {
-        (self.next < self.lease_ends).then_some(self.next)
+    /// `None`: nothing is due before the lease ends, and so does the machine then, unless it is renewed.
+    pub(crate) fn next_deadline(&self, now: Moment) -> Option<Moment> {
+        (self.next.max(now) < self.lease_ends).then_some(self.next)
     }
 }
 
@@ -175,6 +176,28 @@ mod tests {
         let outcome = ask_watchdog(PidOne::prove(), &mut feeding, run, Moment(0));
         assert_eq!(outcome, Outcome::NotPidOne);
         assert!(feeding.is_none());
+    }
+
+    #[test]
+    fn it_is_fed_while_the_lease_holds_and_nothing_is_due_after_that() {
+        let at = |s: u64| Moment(s * 1_000_000_000);
+        let (device, written) = (tempfile::tempfile().unwrap(), |device: &OwnedFd| {
+            rustix::fs::fstat(device).unwrap().st_size
+        });
+        let settings =
+            Watchdog { run: true, magic_close: false, timeout_s: 30, frequency_s: 5, lease_s: 60 };
+        let mut feeding =
+            Feeding { device: device.into(), settings, next: Moment(0), lease_ends: at(60) };
+        for (now, fed, due) in [(50, 1, Some(55)), (54, 1, Some(55)), (55, 2, None), (61, 2, None)]
+        {
+            feeding.feed(at(now));
+            assert_eq!(written(&feeding.device), fed, "{now} s");
+            assert_eq!(feeding.next_deadline(at(now)), due.map(at), "{now} s");
+        }
+        // It was due, but the lease ended while this process was stopped: that is no reason to hurry ever after.
+        feeding.next = at(59);
+        feeding.feed(at(61));
+        assert_eq!((written(&feeding.device), feeding.next_deadline(at(61))), (2, None));
     }
 
     #[test]

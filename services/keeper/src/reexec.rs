@@ -10,6 +10,7 @@ use std::{
 };
 
 use daemon::clock;
+use protocol::time::Moment;
 
 use crate::{
     keeper::Keeper,
@@ -44,8 +45,13 @@ impl Keeper {
     /// Replaces this image by the binary on disk. Returns only on failure, with the errno.
     pub(crate) fn reexec(&mut self) -> i32 {
         let failed = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
-        if self.feeding.is_some() || !matches!(self.stop, Stop::No | Stop::Asked { .. }) {
+        if !matches!(self.stop, Stop::No | Stop::Asked { .. }) {
             return libc::EBUSY;
+        }
+        // Nobody feeds it until the successor does.
+        if let Some(feeding) = &mut self.feeding {
+            feeding.next = Moment(0);
+            feeding.feed(clock::now());
         }
         // The successor opens the log pipes again; what is in them now may have no other holder.
         self.stop_draining(clock::now());
@@ -101,6 +107,7 @@ impl Keeper {
         set(state)?;
         set(&self.reexec.lock)?;
         set(&self.drain.memfd)?;
+        self.feeding.iter().try_for_each(|feeding| set(&feeding.device))?;
         self.channel.iter().try_for_each(|channel| set(&channel.socket))?;
         self.deposits.iter().try_for_each(|(_, fd)| set(fd))?;
         for slot in self.slots.iter() {
@@ -129,6 +136,7 @@ pub(crate) fn resume(fd: RawFd) -> io::Result<Resumed> {
     let close = |fd: &OwnedFd| sys::keep_over_exec(fd, false);
     let resumed = load(fd, sys::own).ok_or(io::ErrorKind::InvalidData)?;
     resumed.lock.iter().chain(&resumed.ring).try_for_each(close)?;
+    resumed.feeding.iter().try_for_each(|feeding| close(&feeding.device))?;
     resumed.channel.iter().try_for_each(|channel| close(&channel.socket))?;
     resumed.deposits.iter().try_for_each(|(_, fd)| close(fd))?;
     for slot in resumed.slots.iter() {

@@ -179,6 +179,7 @@ fn prepare(
                 slots,
                 deposits,
                 ring: None,
+                feeding: None,
                 away_since: Some(clock::now()),
                 starts: 1,
             };
@@ -215,7 +216,7 @@ fn prepare(
         command: Command::new(&supervisor, options, places),
         limit: resumed.limit,
         stop: resumed.stop,
-        feeding: None,
+        feeding: resumed.feeding,
         reexec: successor(program, options, lock, resumed.starts),
         drain,
         more: false,
@@ -314,6 +315,7 @@ pub(crate) mod tests {
             slots: Table::new(),
             deposits: Deposits::new(),
             ring: None,
+            feeding: None,
             away_since: None,
             starts: 1,
         };

@@ -1,13 +1,13 @@
 //! The state that a re-executed keeper goes on from, in a sealed memfd: written by the old image, checked and read by the
 //! new one. Knows the layout only; what is done with it is [`crate::reexec`]'s.
 //!
-//! Blocks of 256 bytes: the head, one for each slot, one for each deposit; then a CRC-32 of them all. Slots, dispositions
-//! and names are in it as the channel's own messages. Numbers are little-endian; descriptors are the numbers that they
+//! Blocks of 256 bytes: the head, one for each slot, one for each deposit, one for the hardware watchdog if it is open; then
+//! a CRC-32 of them all. Slots, dispositions, names and the watchdog's settings are in it as the channel's own messages. Numbers are little-endian; descriptors are the numbers that they
 //! keep over exec, -1 where there is none; a moment is 0 where there is none.
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, OwnedFd, RawFd},
+    os::fd::{OwnedFd, RawFd},
 };
 
 use protocol::{
@@ -20,9 +20,11 @@ use rustix::{
 };
 
 use crate::{
+    block::{BLOCK, Block, Fields, crc},
     channel::{Channel, Handover},
     deposits::Deposits,
     keeper::Keeper,
+    pid1::Feeding,
     slot::{After, Slot},
     stop::Stop,
     supervisor::Life,
@@ -30,8 +32,9 @@ use crate::{
     table::Table,
 };
 
-const BLOCK: usize = 256;
 const MAGIC: u64 = u64::from_le_bytes(*b"VESKEEP2");
+/// With a block for the watchdog: who doesn't know that must not go on, for nobody would feed it.
+const MAGIC_WATCHDOG: u64 = u64::from_le_bytes(*b"VESKEEP3");
 
 /// What the state says; the descriptors are ours once this is made.
 pub(crate) struct Resumed {
@@ -44,83 +47,12 @@ pub(crate) struct Resumed {
     pub(crate) deposits: Deposits,
     /// The log ring's memory.
     pub(crate) ring: Option<OwnedFd>,
+    /// The hardware watchdog, if it is open.
+    pub(crate) feeding: Option<Feeding>,
     /// Since when no supervisor has been there.
     pub(crate) away_since: Option<Moment>,
     /// How often the program was started, this time included.
     pub(crate) starts: u32,
-}
-
-/// Writes one block's fields from left to right.
-struct Block {
-    bytes: [u8; BLOCK],
-    at: usize,
-}
-
-impl Block {
-    fn new() -> Self {
-        Self { bytes: [0; BLOCK], at: 0 }
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> &mut Self {
-        self.bytes[self.at..self.at + bytes.len()].copy_from_slice(bytes);
-        self.at += bytes.len();
-        self
-    }
-
-    fn number(&mut self, value: u64) -> &mut Self {
-        self.put(&value.to_le_bytes())
-    }
-
-    fn small(&mut self, value: u32) -> &mut Self {
-        self.put(&value.to_le_bytes())
-    }
-
-    fn fd(&mut self, fd: Option<&OwnedFd>) -> &mut Self {
-        self.put(&fd.map_or(-1, |fd| fd.as_raw_fd()).to_le_bytes())
-    }
-
-    /// Time 0 was at boot: nothing is due then.
-    fn moment(&mut self, moment: Option<Moment>) -> &mut Self {
-        self.number(moment.map_or(0, |moment| moment.0.max(1)))
-    }
-}
-
-/// Reads one block's fields from left to right. Blocks have their full size, and no reader reads more than was written.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
-    }
-
-    fn small(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
-    }
-
-    fn fd(&mut self) -> Option<RawFd> {
-        Some(self.small()?.cast_signed())
-    }
-
-    fn moment(&mut self) -> Option<Option<Moment>> {
-        Some(Some(self.number()?).filter(|at| *at != 0).map(Moment))
-    }
-}
-
-/// CRC-32 (IEEE), bit by bit: the state is small and written once.
-fn crc(mut sum: u32, bytes: &[u8]) -> u32 {
-    for byte in bytes {
-        sum ^= u32::from(*byte);
-        for _ in 0..8 {
-            sum = sum >> 1 ^ (0xEDB8_8320 & (sum & 1).wrapping_neg());
-        }
-    }
-    sum
 }
 
 fn shutdown_kind(number: u32) -> Option<ShutdownKind> {
@@ -150,6 +82,9 @@ impl Keeper {
             block.put(&Request::Deposit { name: *name }.encode(0)).fd(Some(fd));
             write(&block)?;
         }
+        if let Some(feeding) = &self.feeding {
+            write(&watchdog_block(feeding))?;
+        }
         rustix::io::write(&state, &sum.to_le_bytes())?;
         let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW;
         rustix::fs::fcntl_add_seals(&state, seals)?;
@@ -159,7 +94,7 @@ impl Keeper {
     fn head(&self) -> Block {
         let mut block = Block::new();
         let count = |count: usize| u32::try_from(count).expect("both tables are bounded");
-        block.number(MAGIC);
+        block.number(if self.feeding.is_some() { MAGIC_WATCHDOG } else { MAGIC });
         block.small(count(self.slots.iter().count())).small(count(self.deposits.iter().count()));
         block.fd(Some(&self.reexec.lock)).fd(Some(&self.drain.memfd));
         block.moment(self.drain.away_since).small(self.reexec.starts);
@@ -215,6 +150,13 @@ fn slot_block(slot: &Slot) -> Block {
     block
 }
 
+fn watchdog_block(feeding: &Feeding) -> Block {
+    let mut block = Block::new();
+    block.put(&Request::Watchdog(feeding.settings).encode(0));
+    block.fd(Some(&feeding.device)).moment(Some(feeding.lease_ends));
+    block
+}
+
 /// Head, slot number, two optional numbers and two bools.
 const DISPOSE_SIZE: usize = 8 + 4 + 5 + 5 + 2;
 
@@ -226,11 +168,13 @@ fn read(bytes: &[u8], own: fn(RawFd) -> Option<OwnedFd>) -> Option<Resumed> {
     }
     let mut blocks = blocks.chunks_exact(BLOCK);
     let mut head = Fields(blocks.next()?);
-    if head.number()? != MAGIC {
-        return None;
-    }
-    let (slot_count, deposit_count) = (head.small()?, head.small()?);
-    if blocks.len() != slot_count as usize + deposit_count as usize {
+    let has_watchdog = match head.number()? {
+        MAGIC => false,
+        MAGIC_WATCHDOG => true,
+        _ => return None,
+    };
+    let (slot_count, deposit_count) = (head.small()? as usize, head.small()? as usize);
+    if blocks.len() != slot_count + deposit_count + usize::from(has_watchdog) {
         return None;
     }
     let (lock, ring) = (own(head.fd()?), own(head.fd()?));
@@ -257,10 +201,10 @@ fn read(bytes: &[u8], own: fn(RawFd) -> Option<OwnedFd>) -> Option<Resumed> {
 
     let mut slots = Table::new();
     let mut deposits = Deposits::new();
-    for block in blocks.by_ref().take(slot_count as usize) {
+    for block in blocks.by_ref().take(slot_count) {
         read_slot(Fields(block), &mut slots, own)?;
     }
-    for block in blocks {
+    for block in blocks.by_ref().take(deposit_count) {
         let mut fields = Fields(block);
         let (_, Request::Deposit { name }) = Request::decode(fields.take(MESSAGE_SIZE)?).ok()?
         else {
@@ -270,7 +214,35 @@ fn read(bytes: &[u8], own: fn(RawFd) -> Option<OwnedFd>) -> Option<Resumed> {
             deposits.put(name, fd);
         }
     }
-    Some(Resumed { lock, channel, life, limit, stop, slots, deposits, ring, away_since, starts })
+    let feeding = match blocks.next() {
+        Some(block) => read_watchdog(Fields(block), own)?,
+        None => None,
+    };
+    Some(Resumed {
+        lock,
+        channel,
+        life,
+        limit,
+        stop,
+        slots,
+        deposits,
+        ring,
+        feeding,
+        away_since,
+        starts,
+    })
+}
+
+/// The image that wrote this may have fed it a while ago: it is due at once.
+fn read_watchdog(
+    mut fields: Fields<'_>,
+    own: fn(RawFd) -> Option<OwnedFd>,
+) -> Option<Option<Feeding>> {
+    let (_, Request::Watchdog(settings)) = Request::decode(fields.take(MESSAGE_SIZE)?).ok()? else {
+        return None;
+    };
+    let (device, lease_ends) = (own(fields.fd()?), fields.moment()?.unwrap_or_default());
+    Some(device.map(|device| Feeding { device, settings, next: Moment(0), lease_ends }))
 }
 
 fn read_channel(head: &mut Fields<'_>, socket: Option<OwnedFd>) -> Option<Option<Channel>> {
@@ -347,7 +319,15 @@ pub(crate) fn load(fd: RawFd, own: fn(RawFd) -> Option<OwnedFd>) -> Option<Resum
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::IntoRawFd as _;
+
+    use protocol::keeper::Watchdog;
+
     use super::*;
+    use crate::start::tests::idle_keeper;
+
+    const SETTINGS: Watchdog =
+        Watchdog { run: true, magic_close: true, timeout_s: 30, frequency_s: 5, lease_s: 60 };
 
     #[test]
     fn a_damaged_state_is_not_gone_on_from() {
@@ -373,5 +353,63 @@ mod tests {
             assert!(read(&damaged, |_| None).is_none(), "byte {at}");
         }
         assert!(read(&bytes[..BLOCK], |_| None).is_none());
+    }
+
+    /// As the successor does, which has all the descriptors already; here they are opened a second time.
+    fn read_again(state: OwnedFd) -> Option<Resumed> {
+        let open_again = |fd: RawFd| {
+            let path = format!("/proc/self/fd/{fd}");
+            std::fs::File::options().write(true).open(path).ok().map(OwnedFd::from)
+        };
+        load(state.into_raw_fd(), open_again)
+    }
+
+    #[test]
+    fn an_open_watchdog_goes_along_and_is_due_at_once() {
+        let (folder, mut keeper) = idle_keeper("state-watchdog");
+        let name = protocol::keeper::DepositName::new("web.80").unwrap();
+        keeper.deposits.put(name, tempfile::tempfile().unwrap().into());
+        keeper.slots.place(3).unwrap().used = true;
+        let without = keeper.write_state().unwrap();
+        let mut magic = [0; 8];
+        rustix::io::pread(&without, &mut magic, 0).unwrap();
+        assert_eq!(u64::from_le_bytes(magic), MAGIC, "as the version before it wrote it");
+        let resumed = read_again(without).unwrap();
+        assert!(resumed.feeding.is_none());
+        assert_eq!((resumed.slots.iter().count(), resumed.deposits.iter().count()), (1, 1));
+
+        let device: OwnedFd = std::fs::File::create(folder.join("watchdog")).unwrap().into();
+        let (settings, next, lease_ends) = (SETTINGS, Moment(40), Moment(60_000_000_000));
+        keeper.feeding = Some(Feeding { device, settings, next, lease_ends });
+        let with = keeper.write_state().unwrap();
+        rustix::io::pread(&with, &mut magic, 0).unwrap();
+        assert_ne!(u64::from_le_bytes(magic), MAGIC, "a version that forgets it must refuse");
+        let resumed = read_again(with).unwrap();
+        assert_eq!((resumed.slots.iter().count(), resumed.deposits.iter().count()), (1, 1));
+        let mut feeding = resumed.feeding.unwrap();
+        assert_eq!((feeding.settings, feeding.lease_ends), (settings, lease_ends));
+        feeding.feed(Moment(7));
+        assert_eq!(std::fs::read(folder.join("watchdog")).unwrap(), [0], "the same device");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_state_with_more_or_fewer_blocks_than_it_says_is_refused() {
+        let state = |magic: u64, blocks: usize| {
+            let mut head = Block::new();
+            head.number(magic).small(0).small(0);
+            let mut bytes = head.bytes.to_vec();
+            let watchdog = Request::Watchdog(SETTINGS).encode(0);
+            for _ in 0..blocks {
+                let mut block = Block::new();
+                block.put(&watchdog).fd(None).moment(None);
+                bytes.extend(block.bytes);
+            }
+            bytes.extend(crc(!0, &bytes).to_le_bytes());
+            read(&bytes, |_| None).is_some()
+        };
+        assert!(state(MAGIC, 0) && state(MAGIC_WATCHDOG, 1));
+        assert!(!state(MAGIC, 1) && !state(MAGIC_WATCHDOG, 0) && !state(MAGIC_WATCHDOG, 2));
+        assert!(!state(MAGIC + 1, 0));
     }
 }

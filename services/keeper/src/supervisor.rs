@@ -30,8 +30,12 @@ use crate::{
 /// The first restart is immediate; then this, doubling.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// PID 1 goes on even where `--rescue` doesn't help.
+const PAUSE_HOPELESS: Duration = Duration::from_secs(30);
+/// Ten minutes of those, and no supervisor since the boot: the boot loader may have something else to start.
+const FAILURES_TO_RESET: u32 = FAILURES_TO_RESCUE + 20;
 /// So many failures before a hand-over, and the supervisor is started with `--rescue`.
-const FAILURES_TO_RESCUE: u32 = 10;
+pub(crate) const FAILURES_TO_RESCUE: u32 = 10;
 /// Between SIGABRT (for its core) and SIGKILL of one that hangs.
 const ABORT_TIME: Duration = Duration::from_secs(2);
 /// Exit code for wrong usage or configuration.
@@ -42,7 +46,8 @@ const WRONG: u8 = 2;
 pub(crate) enum Verdict {
     /// It is started again when that is due.
     Restart,
-    /// The very first one said that the command line or the configuration is wrong: the keeper says so too.
+    /// The very first one said that the command line or the configuration is wrong: the keeper says so too. Not where it is
+    /// PID 1, as the machine would end with it.
     Wrong,
 }
 
@@ -81,6 +86,11 @@ impl Life {
         self.failures >= FAILURES_TO_RESCUE
     }
 
+    /// Nothing has run since the boot, and nothing will.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        !self.ever_ready && self.failures >= FAILURES_TO_RESET
+    }
+
     pub(crate) fn started(&mut self, pid: i32) {
         self.pid = pid;
         self.starts = self.starts.saturating_add(1);
@@ -95,13 +105,15 @@ impl Life {
     }
 
     /// It ended, or could not be started.
-    pub(crate) fn ended(&mut self, exit: Exit, now: Moment) -> Verdict {
-        if exit == Exit::Code(WRONG) && self.starts == 1 && !self.ever_ready {
+    pub(crate) fn ended(&mut self, exit: Exit, now: Moment, pid_one: bool) -> Verdict {
+        if exit == Exit::Code(WRONG) && self.starts == 1 && !self.ever_ready && !pid_one {
             self.pid = 0;
             return Verdict::Wrong;
         }
         let pause = match self.failures {
             0 => Duration::ZERO,
+            // The one that failed was to rescue.
+            FAILURES_TO_RESCUE.. if pid_one => PAUSE_HOPELESS,
             many => PAUSE_MIN.saturating_mul(1 << (many - 1).min(8)).min(PAUSE_MAX),
         };
         self.failures = self.failures.saturating_add(1);
@@ -233,14 +245,14 @@ mod tests {
         for round in 0..10 {
             assert!(!life.needs_rescue(), "round {round}");
             life.started(7);
-            life.ended(Exit::Code(1), at(0));
+            life.ended(Exit::Code(1), at(0), false);
             pauses.push(life.start_at.unwrap().since(at(0)).as_millis());
         }
         assert_eq!(pauses, [0, 50, 100, 200, 400, 800, 1000, 1000, 1000, 1000]);
         assert!(life.needs_rescue());
         life.started(8);
         life.ready();
-        life.ended(Exit::Code(1), at(0));
+        life.ended(Exit::Code(1), at(0), false);
         assert_eq!(life.start_at, Some(at(0)));
     }
 
@@ -248,11 +260,33 @@ mod tests {
     fn only_the_very_first_supervisor_can_say_that_the_configuration_is_wrong() {
         let mut life = Life::new(at(0));
         life.started(7);
-        assert_eq!(life.ended(Exit::Code(2), at(0)), Verdict::Wrong);
+        assert_eq!(life.ended(Exit::Code(2), at(0), false), Verdict::Wrong);
         let mut life = Life::new(at(0));
         life.started(7);
         life.ready();
-        assert_eq!(life.ended(Exit::Code(2), at(0)), Verdict::Restart);
+        assert_eq!(life.ended(Exit::Code(2), at(0), false), Verdict::Restart);
+    }
+
+    #[test]
+    fn pid_one_goes_on_when_the_configuration_is_wrong_and_slowly_where_even_rescue_fails() {
+        let mut life = Life::new(at(0));
+        let mut pauses = Vec::new();
+        for round in 0..30 {
+            assert_eq!(life.needs_rescue(), round >= 10, "round {round}");
+            assert!(!life.is_hopeless(), "round {round}");
+            life.started(7);
+            assert_eq!(life.ended(Exit::Code(2), at(0), true), Verdict::Restart);
+            pauses.push(life.start_at.unwrap().since(at(0)).as_millis());
+        }
+        assert_eq!(pauses[..10], [0, 50, 100, 200, 400, 800, 1000, 1000, 1000, 1000]);
+        assert_eq!(pauses[10..], [30_000; 20]);
+        assert!(life.is_hopeless());
+        life.started(8);
+        life.ready();
+        for _ in 0..40 {
+            assert!(!life.is_hopeless(), "what it has started runs on");
+            life.ended(Exit::Code(2), at(0), true);
+        }
     }
 
     #[test]

@@ -12,12 +12,13 @@ mod off;
 mod on;
 mod options;
 mod superblock;
-#[expect(unsafe_code, reason = "swapon, swapoff and a child's death signal")]
+#[expect(unsafe_code, reason = "swapon, swapoff, loop devices and a child's death signal")]
 mod sys;
 
 use std::{ffi::OsString, fs::File, io, io::Read as _, path::Path, process::ExitCode};
 
 use fstab::Fstab;
+use on::Which;
 
 /// A table is a page or two; more than this is none.
 const TABLE_MAX: u64 = 256 * 1024;
@@ -28,6 +29,9 @@ const HELP: &str = "\
 Mounts what /etc/fstab names; what can't be mounted is told, and the rest goes on.
 
 Usage: vestal-mounts [--fstab FILE]   mount everything that is not mounted yet
+       vestal-mounts --fallback [FILE]
+                                      after a run that was killed: mount what needs no device, and a tmpfs
+                                      where x-vestal.fallback=tmpfs allows one
        vestal-mounts --off [FOLDER]   unmount what is below the folder and not the kernel's own; without it
                                       everything, which only PID 1 may ask for
        vestal-mounts --check FILE     say what is wrong with a table, and mount nothing
@@ -38,7 +42,7 @@ Exit codes: 0 done, 1 something could not be done, 2 wrong usage.
 /// What the command line asks for.
 #[derive(Debug, Eq, PartialEq)]
 enum Order {
-    On(OsString),
+    On(OsString, Which),
     /// Everything, or what is below a folder.
     Off(Option<OsString>),
     Check(OsString),
@@ -48,7 +52,7 @@ enum Order {
 /// Does what the command line says; returns the exit code.
 pub fn main() -> ExitCode {
     match order(std::env::args_os().skip(1)) {
-        Ok(Order::On(table)) => mount(Path::new(&table)),
+        Ok(Order::On(table, which)) => mount(Path::new(&table), which),
         Ok(Order::Off(Some(folder))) => code(off::below(Path::new(&folder))),
         Ok(Order::Off(None)) if sys::is_asked_by_pid_one() => code(off::everything()),
         Ok(Order::Off(None)) => {
@@ -68,10 +72,11 @@ pub fn main() -> ExitCode {
 }
 
 fn order(mut args: impl Iterator<Item = OsString>) -> Result<Order, String> {
-    let Some(first) = args.next() else { return Ok(Order::On(TABLE.into())) };
+    let Some(first) = args.next() else { return Ok(Order::On(TABLE.into(), Which::All)) };
     let mut file = || args.next().ok_or_else(|| format!("{} needs a file", first.display()));
     let order = match first.to_str() {
-        Some("--fstab") => Order::On(file()?),
+        Some("--fstab") => Order::On(file()?, Which::All),
+        Some("--fallback") => Order::On(args.next().unwrap_or(TABLE.into()), Which::WithoutDevices),
         Some("--check") => Order::Check(file()?),
         Some("--off") => Order::Off(args.next()),
         Some("--help" | "-h") => Order::Print(HELP.to_owned()),
@@ -84,7 +89,7 @@ fn order(mut args: impl Iterator<Item = OsString>) -> Result<Order, String> {
     }
 }
 
-fn mount(path: &Path) -> ExitCode {
+fn mount(path: &Path, which: Which) -> ExitCode {
     let table = match read(path) {
         Ok(table) => table,
         // A device that mounts nothing.
@@ -99,7 +104,7 @@ fn mount(path: &Path) -> ExitCode {
         say(&format!("{}: {problem}", path.display()));
         done = false;
     }
-    code(on::everything(&table.entries) && done)
+    code(on::everything(&table.entries, which) && done)
 }
 
 fn check(path: &Path) -> ExitCode {
@@ -144,7 +149,10 @@ mod tests {
     #[test]
     fn a_command_line_asks_for_one_thing() {
         let asked = |words: &[&str]| order(words.iter().map(OsString::from));
-        assert_eq!(asked(&[]), Ok(Order::On("/etc/fstab".into())));
+        assert_eq!(asked(&[]), Ok(Order::On("/etc/fstab".into(), Which::All)));
+        let fallback = |table: &str| Ok(Order::On(table.into(), Which::WithoutDevices));
+        assert_eq!(asked(&["--fallback"]), fallback("/etc/fstab"));
+        assert_eq!(asked(&["--fallback", "t"]), fallback("t"));
         assert_eq!(asked(&["--off"]), Ok(Order::Off(None)));
         assert_eq!(asked(&["--off", "/mnt"]), Ok(Order::Off(Some("/mnt".into()))));
         assert_eq!(asked(&["--check", "f"]), Ok(Order::Check("f".into())));

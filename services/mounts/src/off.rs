@@ -48,7 +48,7 @@ const KERNELS_OWN: [&str; 26] = [
 pub(crate) fn everything() -> bool {
     swap_off();
     let Some(mounted) = read() else { return false };
-    let done = unmount_all(&to_unmount(&mounted, Path::new("/")));
+    let done = unmount_all(&to_unmount(&mounted, Path::new("/")), free_loops);
     let root = mounted.iter().rev().find(|it| it.place == b"/");
     let closed = !root.is_some_and(is_on_disk) || close_root();
     done && closed
@@ -56,7 +56,8 @@ pub(crate) fn everything() -> bool {
 
 /// Unmounts what lies in a folder. `false`: some of it could not be.
 pub(crate) fn below(folder: &Path) -> bool {
-    read().is_some_and(|mounted| unmount_all(&to_unmount(&mounted, folder)))
+    // Loop devices are the whole machine's.
+    read().is_some_and(|mounted| unmount_all(&to_unmount(&mounted, folder), || {}))
 }
 
 fn read() -> Option<Vec<Mounted>> {
@@ -69,10 +70,14 @@ fn read() -> Option<Vec<Mounted>> {
     }
 }
 
-fn unmount_all(places: &[&Path]) -> bool {
+/// `free` is called where something is busy, before that has its last tries.
+fn unmount_all(places: &[&Path], free: impl FnOnce()) -> bool {
     let busy = places.iter().filter(|place| unmount(**place, UnmountFlags::empty()).is_err());
     // All of them first: what one is busy with may be another one.
     let busy: Vec<_> = busy.collect();
+    if !busy.is_empty() {
+        free();
+    }
     busy.into_iter().filter(|place| !put_away(place)).count() == 0
 }
 
@@ -114,6 +119,21 @@ fn close_root() -> bool {
         Err(error) => {
             say(&format!("/: can't be made read-only: {}", io::Error::from(error)));
             false
+        }
+    }
+}
+
+/// A loop device that nobody has mounted any more keeps the file system of its file busy. One that is mounted is freed with
+/// its mount. For the end of the machine only.
+fn free_loops() {
+    let Ok(devices) = fs::read_dir("/sys/block") else { return };
+    for device in devices.flatten() {
+        if !device.path().join("loop/backing_file").exists() {
+            continue;
+        }
+        let device = Path::new("/dev").join(device.file_name());
+        if let Err(error) = fs::File::open(&device).and_then(|open| sys::free_loop(&open)) {
+            say(&format!("{}: it keeps its file: {error}", device.display()));
         }
     }
 }

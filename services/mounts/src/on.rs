@@ -31,13 +31,27 @@ struct Limits {
     check: Moment,
 }
 
+/// Which lines of the table have their turn.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Which {
+    All,
+    /// No device is looked for or touched: an earlier run may be stuck with one.
+    WithoutDevices,
+}
+
 /// Mounts everything. `false`: some of it could not be.
-pub(crate) fn everything(entries: &[Entry]) -> bool {
+pub(crate) fn everything(entries: &[Entry], which: Which) -> bool {
     let now = clock::now();
     let limits = Limits { appear: now + APPEAR_TIME, check: now + CHECK_TIME };
     let mut done = true;
     for entry in entries.iter().filter(|entry| entry.options.auto) {
-        let result = if entry.is_swap() { swap(entry, limits) } else { one(entry, limits) };
+        let result = if which == Which::WithoutDevices && needs_device(entry) {
+            leave_out(entry)
+        } else if entry.is_swap() {
+            swap(entry, limits)
+        } else {
+            one(entry, limits)
+        };
         if let Err(why) = result {
             done = false;
             say(&format!("line {}: {}: {why}", entry.line, name(entry)));
@@ -53,6 +67,26 @@ fn name(entry: &Entry) -> &str {
     if entry.is_swap() { &entry.source } else { &entry.place }
 }
 
+fn needs_device(entry: &Entry) -> bool {
+    let is_none = matches!(device::source(&entry.source), Ok(Source::Plain(path)) if !path.starts_with("/dev/"));
+    entry.is_swap() || !(entry.options.bind || is_none)
+}
+
+fn leave_out(entry: &Entry) -> Result<(), String> {
+    if entry.is_swap() || entry.place == "/" || is_mounted(&entry.place) {
+        return Ok(());
+    }
+    make_place(entry);
+    Err("left out, as no device is waited for any more".to_owned())
+}
+
+fn make_place(entry: &Entry) {
+    if fs::symlink_metadata(&entry.place).is_err() {
+        // On a root that can't be written to mount(2) says that it is not there.
+        let _ = fs::create_dir_all(&entry.place);
+    }
+}
+
 fn one(entry: &Entry, limits: Limits) -> Result<(), String> {
     if entry.place == "/" {
         return remount_root(entry);
@@ -60,10 +94,7 @@ fn one(entry: &Entry, limits: Limits) -> Result<(), String> {
     if is_mounted(&entry.place) {
         return Ok(());
     }
-    if fs::symlink_metadata(&entry.place).is_err() {
-        // On a root that can't be written to mount(2) says that it is not there.
-        let _ = fs::create_dir_all(&entry.place);
-    }
+    make_place(entry);
     if entry.options.bind {
         return bind(entry);
     }

@@ -1,6 +1,12 @@
 //! The system calls that no safe wrapper has.
 
-use std::{ffi::CString, io, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    ffi::CString,
+    fs::File,
+    io,
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    process::Command,
+};
 
 fn path(device: &str) -> io::Result<CString> {
     CString::new(device).map_err(|_| io::ErrorKind::InvalidInput.into())
@@ -25,6 +31,13 @@ pub(crate) fn swap_off(device: &str) -> io::Result<()> {
     let device = path(device)?;
     // SAFETY: as above.
     checked(unsafe { libc::swapoff(device.as_ptr()) })
+}
+
+/// `LOOP_CLR_FD`: the device lets go of its file.
+pub(crate) fn free_loop(device: &File) -> io::Result<()> {
+    const LOOP_CLR_FD: libc::Ioctl = 0x4C01;
+    // SAFETY: takes no argument besides the descriptor, which is open.
+    checked(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD, 0) })
 }
 
 /// If this program is killed, the child is too: it must not go on writing to what others believe unused.

@@ -38,10 +38,14 @@ impl Scratch {
 
     /// Mounts a table, in which `@` is the folder, and runs a script with what is there then: `$0` is the folder.
     fn run(&self, table: &str, script: &str) -> Output {
+        self.run_with("--fstab", table, script)
+    }
+
+    fn run_with(&self, option: &str, table: &str, script: &str) -> Output {
         let folder = self.folder.path().to_str().unwrap();
         self.write("fstab", &table.replace('@', folder));
         let script =
-            format!("\"$1\" --fstab \"$0/fstab\"; echo \"code $?\"\nset -e\ncd /\n{script}");
+            format!("\"$1\" {option} \"$0/fstab\"; echo \"code $?\"\nset -e\ncd /\n{script}");
         Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c", &script, folder, PROGRAM])
             .stdin(Stdio::null())
@@ -94,6 +98,28 @@ fn what_can_t_be_mounted_is_told_and_a_tmpfs_takes_its_place_where_that_is_wante
         assert!(errors.contains(told), "{told:?} in {errors}");
     }
     assert_eq!(errors.lines().count(), 4, "{errors}");
+}
+
+#[test]
+fn after_a_run_that_was_killed_no_device_is_touched_and_everything_else_is_there() {
+    let Some(scratch) = Scratch::new("the fall-back after a hang") else { return };
+    scratch.write("config/a", "as shipped");
+    let table = "PARTLABEL=no-such-label @/data ext4 x-vestal.fallback=tmpfs 0 2\n\
+        @/data/config @/config none bind,x-vestal.fill\n\
+        none @/more tmpfs size=1m\n\
+        /dev/null @/never ext4\n\
+        /dev/null none swap sw\n\
+        PARTLABEL=no-such-label / ext4 rw\n";
+    // The second time it is all there already.
+    let script = "cat $0/data/config/a; echo; grep -c \"$0\" /proc/self/mountinfo
+        $1 --fallback $0/fstab 2>/dev/null || grep -c \"$0\" /proc/self/mountinfo";
+    let (text, errors) = out(&scratch.run_with("--fallback", table, script));
+    assert_eq!(text, "code 1\nas shipped\n3\n3\n");
+    let lines: Vec<_> = errors.lines().collect();
+    assert_eq!(lines.len(), 3, "{errors}");
+    assert!(lines[0].contains("/data: left out"), "{errors}");
+    assert!(lines[1].contains("ATTENTION: a tmpfs is in its place"), "{errors}");
+    assert!(lines[2].contains("/never: left out"), "{errors}");
 }
 
 #[test]

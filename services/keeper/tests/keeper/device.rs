@@ -72,6 +72,8 @@ pub(crate) struct Device {
     keeper: Option<Child>,
     cgroup: std::cell::RefCell<Option<PathBuf>>,
     variables: Vec<(&'static str, &'static str)>,
+    /// Where it is PID 1 of a namespace of its own: what the shell does there first.
+    first: Option<String>,
 }
 
 impl Device {
@@ -81,6 +83,18 @@ impl Device {
 
     /// A keeper with these variables.
     pub(crate) fn start_with(variables: &[(&'static str, &'static str)]) -> Self {
+        Self::start_after(variables, |_| None)
+    }
+
+    /// A keeper that is PID 1 of its own pid and mount namespaces (root only), after these commands for the shell.
+    pub(crate) fn start_as_pid_one(commands: fn(&Self) -> String) -> Self {
+        Self::start_after(&[], |device| Some(commands(device)))
+    }
+
+    fn start_after(
+        variables: &[(&'static str, &'static str)],
+        first: impl FnOnce(&Self) -> Option<String>,
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let relay = UnixListener::bind(folder.path().join("relay")).unwrap();
         let script = folder.path().join("supervisor");
@@ -95,13 +109,23 @@ impl Device {
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         let (keeper, cgroup) = (None, None.into());
         let variables = variables.to_vec();
-        let mut device = Self { folder, relay, keeper, cgroup, variables };
+        let mut device = Self { folder, relay, keeper, cgroup, variables, first: None };
+        device.first = first(&device);
         device.start_keeper();
         device
     }
 
     pub(crate) fn keeper_command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vestal-keeper"));
+        let program = env!("CARGO_BIN_EXE_vestal-keeper");
+        let mut command = match &self.first {
+            None => Command::new(program),
+            Some(first) => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+                command.args(["sh", "-c", &format!("{first}\nexec \"$0\" \"$@\""), program]);
+                command
+            }
+        };
         command.arg("--run-dir").arg(self.folder.path().join("run"));
         command.env("VESTAL_SUPERVISOR", self.folder.path().join("supervisor"));
         command.env(RELAY, self.folder.path().join("relay"));
@@ -427,7 +451,7 @@ fn readable(fd: BorrowedFd<'_>, what: &str) {
 }
 
 /// Looks until something is so that makes no event.
-fn until(what: &str, so: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, so: impl Fn() -> bool) {
     for _ in 0..2000 {
         if so() {
             return;
