@@ -38,19 +38,31 @@ impl PidOne {
         self,
         kind: ShutdownKind,
         machine: Option<&Machine>,
+        feeding: Option<Feeding>,
         signals: BorrowedFd<'_>,
     ) {
+        // Each step has its own limit; the time between two meals is that of one of them.
+        let feed = || feeding.as_ref().map(Feeding::feed_now);
         for signal in [libc::SIGTERM, libc::SIGKILL] {
+            feed();
             // Nothing may be left to signal: that is no failure.
             let _ = sys::kill(-1, signal);
             if reap_everything(signals) {
                 break;
             }
         }
+        feed();
         if let Some(machine) = machine {
             machine.end();
         }
+        feed();
         rustix::fs::sync();
+        if let Some(feeding) = feeding
+            && matches!(kind, ShutdownKind::Poweroff | ShutdownKind::Halt)
+        {
+            // One that counts on would make a reset of it.
+            feeding.close();
+        }
         let error = sys::reboot(match kind {
             ShutdownKind::Exit | ShutdownKind::Reboot => libc::LINUX_REBOOT_CMD_RESTART,
             ShutdownKind::Poweroff => libc::LINUX_REBOOT_CMD_POWER_OFF,
@@ -117,12 +129,8 @@ pub(crate) fn ask_watchdog(
         return Outcome::Malformed;
     }
     if !settings.run {
-        if let Some(open) = feeding.take()
-            && settings.magic_close
-            // If it can't be told to stop, closing it is still what was asked.
-            && rustix::io::write(&open.device, b"V").is_err()
-        {
-            say!("the hardware watchdog was closed but not stopped: it may reset the machine");
+        if let Some(open) = feeding.take() {
+            Feeding { settings, ..open }.close();
         }
         return Outcome::Done;
     }
@@ -150,10 +158,22 @@ impl Feeding {
     /// Feeds when that is due and the lease holds.
     pub(crate) fn feed(&mut self, now: Moment) {
         if self.next <= now && now < self.lease_ends {
-            if let Err(error) = rustix::io::write(&self.device, b"\0") {
-                say!("the hardware watchdog can't be fed: {error}");
-            }
+            self.feed_now();
             self.next = now + Duration::from_secs(self.settings.frequency_s.into());
+        }
+    }
+
+    fn feed_now(&self) {
+        if let Err(error) = rustix::io::write(&self.device, b"\0") {
+            say!("the hardware watchdog can't be fed: {error}");
+        }
+    }
+
+    /// With the magic character before it, where that was asked for: then it stops.
+    fn close(self) {
+        // If it can't be told to stop, closing it is still what was asked.
+        if self.settings.magic_close && rustix::io::write(&self.device, b"V").is_err() {
+            say!("the hardware watchdog was closed but not stopped: it may reset the machine");
         }
     }
 

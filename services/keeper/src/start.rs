@@ -11,6 +11,7 @@ use daemon::{
     options::{self, Extra, Options, Parsed, Spec},
     places::Places,
 };
+use protocol::time::Moment;
 use rustix::{
     event::epoll,
     process::{Resource, Rlimit},
@@ -38,6 +39,9 @@ const FAILED: u8 = 1;
 const WRONG: u8 = 2;
 /// Names another supervisor, for tests and for trying out a new one.
 const SUPERVISOR_VARIABLE: &str = "VESTAL_SUPERVISOR";
+/// When the keeper began, in nanoseconds of CLOCK_MONOTONIC; a re-execution changes nothing of it. For the supervisor, since
+/// to the kernel PID 1 is as old as the kernel.
+const STARTED_VARIABLE: &str = "VESTAL_KEEPER_STARTED";
 /// Set to anything: do without clone3 and cgroup.kill, for tests.
 const OLD_KERNEL_VARIABLE: &str = "VESTAL_KEEPER_OLD_KERNEL";
 /// Signals that the loop reads; SIGPIPE is ignored, all others end the keeper.
@@ -121,6 +125,7 @@ fn known_words(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
 }
 
 fn run(options: &Options) -> Result<u8, Failure> {
+    let began = clock::now();
     if let Some(fd) = descriptor(options, CHECK_OPTION)? {
         return Ok(u8::from(!reexec::can_read(fd)));
     }
@@ -145,9 +150,9 @@ fn run(options: &Options) -> Result<u8, Failure> {
     let mut keeper = match descriptor(options, STATE_OPTION)? {
         Some(fd) => {
             let resumed = reexec::resume(fd).map_err(|error| failed(&"state", &error))?;
-            prepare(options, &places, program, Some(resumed))?
+            prepare(options, &places, program, began, Some(resumed))?
         }
-        None => prepare(options, &places, program, None)?,
+        None => prepare(options, &places, program, began, None)?,
     };
     keeper.machine = machine;
     keeper.begin().map_err(|error| failed(&"epoll", &error))?;
@@ -158,9 +163,11 @@ fn prepare(
     options: &Options,
     places: &Places,
     program: PathBuf,
+    began: Moment,
     resumed: Option<Resumed>,
 ) -> Result<Keeper, Failure> {
     let fresh = resumed.is_none();
+    let environment = environment(fresh, began);
     let folder = places.run.join("keeper");
     std::fs::create_dir_all(&folder).map_err(|error| failed(&folder.display(), &error))?;
     let (signals, resumed) = match resumed {
@@ -213,11 +220,11 @@ fn prepare(
         channel: resumed.channel,
         wants_out: false,
         life: resumed.life,
-        command: Command::new(&supervisor, options, places),
+        command: Command::new(&supervisor, options, places, &environment),
         limit: resumed.limit,
         stop: resumed.stop,
         feeding: resumed.feeding,
-        reexec: successor(program, options, lock, resumed.starts),
+        reexec: successor(program, options, environment, lock, resumed.starts),
         drain,
         more: false,
     };
@@ -225,6 +232,19 @@ fn prepare(
         keeper.adopt(clock::now());
     }
     Ok(keeper)
+}
+
+/// What we were given, and when the first of us began.
+fn environment(fresh: bool, began: Moment) -> Vec<(OsString, OsString)> {
+    let mut variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    if fresh {
+        // A keeper may have been started by a service of another one.
+        variables.retain(|(name, _)| name != STARTED_VARIABLE);
+    }
+    if variables.iter().all(|(name, _)| name != STARTED_VARIABLE) {
+        variables.push((STARTED_VARIABLE.into(), began.0.to_string().into()));
+    }
+    variables
 }
 
 /// By its own name: the file may hold other programs as well.
@@ -236,6 +256,7 @@ fn own_path() -> Result<PathBuf, Failure> {
 fn successor(
     program: PathBuf,
     options: &Options,
+    environment: Vec<(OsString, OsString)>,
     lock: std::os::fd::OwnedFd,
     starts: u32,
 ) -> Reexec {
@@ -245,7 +266,8 @@ fn successor(
     Reexec {
         program: text(program.into()),
         args: options.to_args().into_iter().map(text).collect(),
-        env: std::env::vars_os()
+        env: environment
+            .into_iter()
             .map(|(name, value)| text([name, value].join("=".as_ref())))
             .collect(),
         lock,
@@ -320,8 +342,9 @@ pub(crate) mod tests {
             starts: 1,
         };
         let program = own_path().map_err(|(_, text)| text).unwrap();
-        let keeper =
-            prepare(&options, &places, program, Some(resumed)).map_err(|(_, text)| text).unwrap();
+        let keeper = prepare(&options, &places, program, clock::now(), Some(resumed))
+            .map_err(|(_, text)| text)
+            .unwrap();
         (folder, keeper)
     }
 }

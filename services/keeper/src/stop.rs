@@ -147,7 +147,8 @@ impl Keeper {
                     return None;
                 }
                 if let Some(pid_one) = self.pid_one {
-                    pid_one.end_machine(kind, self.machine.as_ref(), self.signals.as_fd());
+                    let (machine, feeding) = (self.machine.as_ref(), self.feeding.take());
+                    pid_one.end_machine(kind, machine, feeding, self.signals.as_fd());
                 }
                 Some(code)
             }

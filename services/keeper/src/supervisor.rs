@@ -157,7 +157,12 @@ pub(crate) struct Command {
 
 impl Command {
     /// The command with the common options and environment passed on. Allocates: called before the loop.
-    pub(crate) fn new(program: &Path, options: &Options, places: &Places) -> Self {
+    pub(crate) fn new(
+        program: &Path,
+        options: &Options,
+        places: &Places,
+        environment: &[(OsString, OsString)],
+    ) -> Self {
         let text = |text: OsString| {
             CString::new(text.into_vec()).expect("arguments and environment came without NUL")
         };
@@ -165,9 +170,10 @@ impl Command {
         argv.extend(options.to_args().into_iter().map(text));
         argv.push(c"--rescue".to_owned());
         let ours = places.to_env();
-        let mut env: Vec<CString> = std::env::vars_os()
+        let mut env: Vec<CString> = environment
+            .iter()
             .filter(|(name, _)| ours.iter().all(|(our, _)| name != our))
-            .map(|(name, value)| text([name, value].join("=".as_ref())))
+            .map(|(name, value)| text([name.as_os_str(), value].join("=".as_ref())))
             .collect();
         env.extend(
             ours.into_iter()
