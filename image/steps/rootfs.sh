@@ -52,7 +52,7 @@ rootfs_folder() {
   rootfs_components > "$into/usr/share/vestal/components.json"
   printf 'NAME=Vestal\nID=vestal\nVERSION=%q\nBUILD_ID=%q\n' "$version" "$version" > "$into/etc/os-release"
   rootfs_modules "$into"
-  [ -z "$overlay" ] || cp -a "$overlay/." "$into/"
+  [ -z "$overlay" ] || cp -a --remove-destination "$overlay/." "$into/"
 
   settle "$into"
   chmod 1777 "$into/tmp"
