@@ -6,6 +6,8 @@
 mod booting;
 mod lab;
 mod limits;
+mod loaders;
 mod rescue;
 mod support;
+mod upgrades;
 mod watchdog;

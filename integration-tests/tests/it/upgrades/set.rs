@@ -140,6 +140,8 @@ fn push(bench: &Bench, images: &[(&str, Vec<u8>)]) {
     let words = bench.push("system-2.vestal");
     let said = bench.vestal_ok(words.trim_end_matches(" --wait"));
     assert!(said.contains("activated"), "{said}");
+    // Nothing is left to be done before the next boot.
+    assert_eq!(bench.status()["reason"], "it is in use after the next boot");
 }
 
 /// What a person does; where the keeper is not PID 1 it ends.
@@ -280,4 +282,28 @@ fn what_is_written_without_being_activated_is_not_booted() {
     bench.device.ctl_ok(&["call", "upgrade", "activate"]);
     bench.until_upgrade_is("activated");
     assert_eq!(Loader::Own.choose(&bench), "B");
+}
+
+#[test]
+fn a_set_that_somebody_sends_away_by_u_boots_tool_is_not_called_bad() {
+    if Command::new("fw_printenv").arg("-V").output().is_err() {
+        eprintln!("libubootenv-tool is not installed; U-Boot was not tried");
+        return;
+    }
+    let mut bench = started(Loader::UBoot);
+    push(&bench, &system());
+    reboot(&mut bench);
+    assert_eq!(Loader::UBoot.choose(&bench), "B");
+    bench.boot();
+    bench.until_upgrade_is("confirmed");
+    reboot(&mut bench);
+    set_variable(&bench, "BOOT_ORDER", "A B");
+    assert_eq!(Loader::UBoot.choose(&bench), "A");
+    bench.boot();
+    let status = bench.until_upgrade_is("rolled-back");
+    assert_eq!(status["set"], "A");
+    let why = bench.last()["reason"].to_string();
+    assert!(why.contains("the order of the loader was changed by somebody else"), "{why}");
+    assert_eq!(bench.slot("rootfs", "B")["state"], "good");
+    assert_eq!(variable(&bench, "BOOT_ORDER"), "A");
 }

@@ -19,6 +19,11 @@ impl Choice {
         self.order.into_iter().flatten().find(|letter| self.tries[letter.index()] > 0)
     }
 
+    /// The loader does the same by both; not every format keeps which set is good.
+    pub(crate) fn boots_as(&self, other: &Self) -> bool {
+        (self.order, self.tries) == (other.order, other.tries)
+    }
+
     pub(crate) fn contains(&self, letter: Letter) -> bool {
         self.order.contains(&Some(letter))
     }

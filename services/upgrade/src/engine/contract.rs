@@ -164,7 +164,20 @@ pub(crate) struct Start {
     pub(crate) floors: Vec<(String, u64)>,
     /// What the running system says of components about which nothing was ever recorded: from the factory.
     pub(crate) factory: Vec<(String, Fact)>,
+    /// How the last boot ended that came as far as the supervisor; not known everywhere.
+    pub(crate) ended: Option<Ended>,
 }
+
+/// A boot that is over.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Ended {
+    pub(crate) boot_id: String,
+    /// At most [`WHY_MAX`] bytes: the journal must have room for it.
+    pub(crate) why: String,
+}
+
+/// Longest account of a boot's end, in bytes.
+pub(crate) const WHY_MAX: usize = 512;
 
 /// What is known of a slot's contents.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

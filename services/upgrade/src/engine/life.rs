@@ -44,6 +44,10 @@ impl<P: Platform> Engine<P> {
                 self.go_back(&self.fell_back(letter), true, false, now)
             }
             (State::Trial, _) => self.take_up_trial(now),
+            (State::Confirmed, Some(letter)) if self.fell(letter) && self.was_told() => {
+                let text = "the order of the loader was changed by somebody else";
+                self.go_back(text, false, false, now)
+            }
             (State::Confirmed, Some(letter)) if self.fell(letter) => {
                 let text = format!("{}, though it was confirmed", self.fell_back(letter));
                 self.go_back(&text, true, false, now)
@@ -66,10 +70,25 @@ impl<P: Platform> Engine<P> {
         self.start.running.is_some_and(|running| running != letter)
     }
 
+    /// The loader did not pass over anything: what runs is the first of its order.
+    fn was_told(&mut self) -> bool {
+        self.choice().is_ok_and(|choice| choice.order[0] == self.start.running)
+    }
+
     fn fell_back(&self, letter: Letter) -> String {
+        let note = &self.journal.note;
         let runs =
             self.start.running.map_or("another one".to_owned(), |it| it.as_char().to_string());
-        format!("set {} did not come up, and the loader booted {runs}", letter.as_char())
+        let how = match note.state {
+            State::Trial => "came up, but was not found good",
+            _ => "did not come up",
+        };
+        let text = format!("set {} {how}, and the loader booted {runs}", letter.as_char());
+        // Where no boot since the switch came as far as the supervisor, the last one that did was still ours.
+        match self.start.ended.as_ref().filter(|ended| ended.boot_id != note.boot) {
+            Some(ended) => format!("{text}; how its last boot ended: {}", ended.why),
+            None => text,
+        }
     }
 
     /// The journal says that the loader was told of a set, or was about to be.

@@ -9,9 +9,8 @@ use super::{
 
 impl<P: Platform> Engine<P> {
     pub(crate) fn status(&self) -> Status {
-        let note = &self.journal.note;
         Status {
-            state: note.state,
+            state: self.shown(),
             set: self.start.running.map(Letter::as_char),
             transaction: self.plan.as_ref().map(|plan| plan.transaction.clone()),
             progress: self.progress(),
@@ -19,9 +18,18 @@ impl<P: Platform> Engine<P> {
         }
     }
 
+    /// The journal's state; but for as long as mirrors are written the loader was not told yet, and whoever waits until he may reboot
+    /// has to wait on.
+    fn shown(&self) -> State {
+        match self.state() {
+            State::Activated if !self.passes.is_empty() => State::Verifying,
+            state => state,
+        }
+    }
+
     fn reason(&self) -> Option<String> {
         let note = &self.journal.note;
-        let waits = match note.state {
+        let waits = match self.shown() {
             State::Receiving if self.transfer.is_none() => {
                 "the transfer was broken off; push the same bundle again, and it goes on where it was"
             }
@@ -41,7 +49,7 @@ impl<P: Platform> Engine<P> {
 
     /// How far a transfer, or the reading back, is; nothing where neither is under way.
     pub(crate) fn progress(&self) -> Option<Progress> {
-        let state = self.state();
+        let state = self.shown();
         if let Some(transfer) = &self.transfer {
             let counts = transfer.counts;
             return Some(Progress {

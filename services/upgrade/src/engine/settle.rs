@@ -153,7 +153,7 @@ impl<P: Platform> Engine<P> {
             boot.store(&new).map_err(|error| failed(format!("write the boot control: {error}")))?;
         }
         match self.choice()? {
-            read if read == new => Ok(()),
+            read if read.boots_as(&new) => Ok(()),
             read => {
                 Err(failed(format!("the boot control says {read:?} after {new:?} was written")))
             }

@@ -4,11 +4,14 @@ use std::{
     collections::BTreeMap,
     env, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use daemon::files;
+use endpoint::{Bus, CallOptions};
+use protocol::system::{Boot, Reset};
 
-use crate::engine::contract::{Fact, Letter, Start};
+use crate::engine::contract::{Ended, Fact, Letter, Start, WHY_MAX};
 
 /// Other places for the kernel's command line and for its boot id, where several devices share one kernel.
 const CMDLINE: (&str, &str) = ("VESTAL_CMDLINE", "/proc/cmdline");
@@ -20,6 +23,8 @@ const COMPONENTS: &str = "components.json";
 const KEYRING: &str = "keyring.json";
 const SIGNATURES: &str = "keyring.json.sig";
 const FILE_MAX: u64 = 64 << 10;
+/// How long the supervisor may take to say how the last boot ended.
+const LAST_END: Duration = Duration::from_secs(2);
 
 /// A keyring and its signatures.
 pub(crate) type Keyring = (Vec<u8>, Vec<u8>);
@@ -29,7 +34,7 @@ fn place((variable, otherwise): (&str, &str)) -> PathBuf {
     set.map_or_else(|| PathBuf::from(otherwise), PathBuf::from)
 }
 
-/// What the engine starts from. What can't be read is said, and counts as absent.
+/// What the engine starts from, but for what [`last_end`] asks. What can't be read is said, and counts as absent.
 pub(crate) fn start(complaints: &mut Vec<String>) -> Start {
     let mut read = |path: &Path| {
         files::read_text(path, FILE_MAX).unwrap_or_else(|error| {
@@ -41,7 +46,7 @@ pub(crate) fn start(complaints: &mut Vec<String>) -> Start {
     let boot_id = read(&place(BOOT_ID)).trim().to_owned();
     let factory = factory(&place(FACTORY).join(COMPONENTS), complaints);
     let floors = factory.iter().map(|(name, fact)| (name.clone(), fact.rollback_index)).collect();
-    Start { running, boot_id, floors, factory }
+    Start { running, boot_id, floors, factory, ended: None }
 }
 
 /// The loader's word; the last one counts, as with the kernel's own.
@@ -66,6 +71,16 @@ fn factory(path: &Path, complaints: &mut Vec<String>) -> Vec<(String, Fact)> {
             Vec::new()
         }
     }
+}
+
+/// How the boot before this one ended, as the supervisor says; for the history of a set that did not last.
+pub(crate) async fn last_end(bus: &Bus) -> Option<Ended> {
+    let options = CallOptions { deadline: LAST_END, ..CallOptions::safe() };
+    let answer = bus.call("system", "boot", &(), options).await.ok()?;
+    let Reset { cause, detail, previous_boot_id } = answer.parse::<Boot>().ok()?.reset?;
+    let mut why = if detail.is_empty() { cause.word().to_owned() } else { detail };
+    why.truncate(why.floor_char_boundary(WHY_MAX));
+    Some(Ended { boot_id: previous_boot_id?, why })
 }
 
 /// The keyring of the factory, with its signatures; nothing where there is none.

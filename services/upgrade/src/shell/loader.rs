@@ -38,7 +38,8 @@ For an initramfs, which then passes it on as vestal.slot=LETTER. RECORD is the f
 boot-control in upgrade.toml names.";
 const INIT: &str = "\
 Writes the first boot record of a device: the letter that is booted (A unless given), with its tries. FREE arguments: the
-letter, and the file or device; without it the one that boot-control in upgrade.toml names. A record that is there is replaced.";
+letter, and the file or device; without it the one that boot-control in upgrade.toml names. A record that is there is replaced.
+With two letters the second one has its turn, and its tries, where the first does not come up: for a loader whose record is lost.";
 
 /// One of the kinds of boot control.
 #[derive(Debug)]
@@ -158,10 +159,15 @@ fn selected(choice: &Choice) -> Option<(Letter, Option<Choice>)> {
 }
 
 fn init(options: &Options) -> Result<String, String> {
-    let first = options.free.first().and_then(|word| Letter::parse(word.to_str()?));
-    let path = options.free.get(usize::from(first.is_some()));
-    let (record, tries) = record(path, options)?;
-    let letter = first.unwrap_or(Letter::A);
+    let letters = options.free.iter().map_while(|word| Letter::parse(word.to_str()?));
+    let letters: Vec<Letter> = letters.take(Letter::BOTH.len()).collect();
+    let (record, tries) = record(options.free.get(letters.len()), options)?;
+    let letter = letters.first().copied().unwrap_or(Letter::A);
+    let mut choice = first_choice(letter, tries);
+    if letters.contains(&letter.other()) {
+        // Which one was good nobody knows any more.
+        choice = Choice::default().trying(letter.other(), tries).trying(letter, tries);
+    }
     let named = |error: io::Error| format!("{}: {error}", record.display());
     let mut open = OpenOptions::new();
     let file =
@@ -171,7 +177,7 @@ fn init(options: &Options) -> Result<String, String> {
         file.set_len(own::LENGTH).map_err(named)?;
     }
     let mut own = Own::new(Plain::new(file).map_err(named)?);
-    own.store(&first_choice(letter, tries)).map_err(named)?;
+    own.store(&choice).map_err(named)?;
     if let Some(folder) = record.parent().filter(|folder| meta.is_file() && folder.is_dir()) {
         sync(folder).map_err(named)?;
     }
@@ -243,6 +249,21 @@ mod tests {
         let (a, b) = (Letter::A, Letter::B);
         assert_eq!(booted, [b, b, a, a, a]);
         assert_eq!(selected(&choice), Some((a, None)), "the one that was good");
+    }
+
+    #[test]
+    fn a_record_that_was_lost_gives_both_sets_their_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("record");
+        let record = path.to_str().unwrap();
+        std::fs::write(&path, [0xff; 1024]).unwrap();
+        run("boot-init", &["B", "A", record]).unwrap();
+        let booted: String = (0..7).map(|_| run("boot-select", &[record]).unwrap()).collect();
+        assert_eq!(booted, "B\nB\nB\nA\nA\nA\nB\n");
+        // The same letter twice is one letter.
+        run("boot-init", &["A", "A", record]).unwrap();
+        let choice = Loader::new(BootKind::File { path }).load().unwrap();
+        assert_eq!(choice, first_choice(Letter::A, 3));
     }
 
     #[test]

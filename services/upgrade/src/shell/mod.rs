@@ -30,6 +30,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use daemon::{Context, Shutdown, clock, places::Places};
 use endpoint::{Bus, CallOptions};
+use protocol::system;
 use rustix::{
     io::{FdFlags, fcntl_setfd},
     net::SocketType,
@@ -119,10 +120,12 @@ async fn serve(setup: Setup, stream: StdStream, mut shutdown: Shutdown) -> anyho
     let (inputs, received) = channels::channel();
     let (outputs, mut output) = mpsc::channel(OUTPUTS);
     let (settings, state) = (setup.settings.clone(), folder.clone());
-    let work = move || Worker::new(settings, state, outputs).run(&received);
+    let bus = Bus::new(&setup.places.run, endpoint::Options::default());
+    let ended = if has_loader(&setup.settings) { facts::last_end(&bus).await } else { None };
+    let work = move || Worker::new(settings, state, ended, outputs).run(&received);
     std::thread::Builder::new().name("writer".to_owned()).spawn(work)?;
     let mut reading = tokio::spawn(read(reader, inputs.clone()));
-    let mut shell = Shell::new(setup, folder, writer, inputs);
+    let mut shell = Shell::new(setup, folder, writer, inputs, bus);
     loop {
         let limit = shell.limit.as_ref().map(|limit| clock::instant(limit.due));
         tokio::select! {
@@ -147,6 +150,10 @@ async fn serve(setup: Setup, stream: StdStream, mut shutdown: Shutdown) -> anyho
     let rest = async { while output.recv().await.is_some() {} };
     let _ = tokio::time::timeout(END, rest).await;
     Ok(())
+}
+
+fn has_loader(settings: &Result<Settings, String>) -> bool {
+    settings.as_ref().is_ok_and(|settings| settings.boot_control.kind != BootKind::None)
 }
 
 async fn until(limit: Option<std::time::Instant>) {
@@ -191,8 +198,8 @@ impl Shell {
         folder: Folder,
         writer: OwnedWriteHalf,
         inputs: channels::Sender<Input>,
+        bus: Bus,
     ) -> Self {
-        let bus = Bus::new(&setup.places.run, endpoint::Options::default());
         let settings = setup.settings.as_ref().ok();
         let components = settings.map(|settings| settings.components.clone()).unwrap_or_default();
         let observer = Observer {
@@ -208,8 +215,7 @@ impl Shell {
             ready: settings.map_or(READY, |settings| settings.health.timeout.max(READY)),
             gate: Mutex::new(()),
         };
-        let limit = settings.filter(|settings| settings.boot_control.kind != BootKind::None);
-        let limit = limit.and_then(|settings| {
+        let limit = settings.filter(|_| has_loader(&setup.settings)).and_then(|settings| {
             Limit::open(&setup.places.run.join("upgrade"), settings.trial_limit, clock::now())
         });
         let switcher = Arc::new(switcher);
@@ -305,12 +311,14 @@ impl Shell {
         self.reboot("the device was not found healthy in time after the boot".to_owned());
     }
 
-    fn reboot(&self, reason: String) {
+    fn reboot(&self, mut reason: String) {
         let bus = self.bus.clone();
         tracing::warn!("reboot: {reason}");
         tokio::spawn(async move {
+            reason.truncate(reason.floor_char_boundary(system::REASON_MAX));
+            let why = system::Shutdown { reason: Some(reason) };
             for _ in 0..REBOOTS {
-                match bus.call("system", "reboot", &(), CallOptions::default()).await {
+                match bus.call("system", "reboot", &why, CallOptions::default()).await {
                     Ok(_) => return,
                     Err(error) => tracing::error!("ask for the reboot: {error}"),
                 }

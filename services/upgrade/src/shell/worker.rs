@@ -28,7 +28,7 @@ use crate::{
     disk::Store as _,
     engine::{
         Engine, Limits, Work,
-        contract::{Action, Caller, Now, SlotId},
+        contract::{Action, Caller, Ended, Now, SlotId, Start},
     },
     settings::Settings,
 };
@@ -71,6 +71,8 @@ pub(crate) struct Worker {
     /// What is wrong with the settings, where something is.
     settings: Result<Settings, String>,
     folder: Folder,
+    /// How the last boot ended.
+    ended: Option<Ended>,
     lock: Option<File>,
     /// There with the engine.
     approvals: Option<Approvals>,
@@ -90,12 +92,14 @@ impl Worker {
     pub(crate) fn new(
         settings: Result<Settings, String>,
         folder: Folder,
+        ended: Option<Ended>,
         outputs: mpsc::Sender<Output>,
     ) -> Self {
         let (now, engine) = (clock::now(), Err("not opened yet".to_owned()));
         Self {
             settings,
             folder,
+            ended,
             lock: None,
             approvals: None,
             engine,
@@ -297,7 +301,7 @@ impl Worker {
         let approvals = Approvals::open(&self.folder).map_err(|error| error.to_string())?;
         self.approvals = Some(approvals);
         let mut complaints = Vec::new();
-        let start = facts::start(&mut complaints);
+        let start = Start { ended: self.ended.clone(), ..facts::start(&mut complaints) };
         let device = platform::Device::open(&settings, self.folder.clone());
         let device = device.map_err(|error| error.to_string())?;
         let engine = Engine::open(device, settings.rules(), start, Limits::REAL, now());

@@ -123,6 +123,7 @@ pub(crate) fn start(running: Letter, boot: u32) -> Start {
         boot_id: format!("boot-{boot}"),
         floors: vec![("rootfs".to_owned(), 1)],
         factory: factory.collect(),
+        ended: None,
     }
 }
 

@@ -119,8 +119,8 @@ impl Trusting {
         reason(&failure).to_owned()
     }
 
-    /// Installs to the end, but for the reboot of a set.
-    fn install(&mut self, parcel: &Parcel) -> Result<u64, Failure> {
+    /// Sends all that the device wants; how many bytes that was.
+    fn send(&mut self, parcel: &Parcel) -> Result<u64, Failure> {
         let engine = &mut self.engine;
         let begun = engine.begin(&signed(parcel, 2), 0, caller(), NOW)?;
         let mut sent = 0;
@@ -138,6 +138,13 @@ impl Trusting {
             }
         }
         engine.finish(begun.session, None, NOW)?;
+        Ok(sent)
+    }
+
+    /// Installs to the end, but for the reboot of a set.
+    fn install(&mut self, parcel: &Parcel) -> Result<u64, Failure> {
+        let sent = self.send(parcel)?;
+        let engine = &mut self.engine;
         while engine.work(NOW)? == Work::More {}
         while let Some(action) = engine.poll_action() {
             match action {
@@ -358,6 +365,18 @@ fn the_loader_never_boots_a_set_that_is_written_and_is_told_once_it_is_verified(
     device.engine.rollback(None, NOW).unwrap();
     assert_eq!(device.choice().order, [Some(Letter::A), None]);
     assert_eq!(device.engine.status().state, State::RolledBack);
+}
+
+#[test]
+fn a_set_with_a_mirror_is_activated_only_once_the_loader_was_told() {
+    let mut device = Trusting::new();
+    device.send(&parcel(&[IMAGES[1], ("boot", 9000)], 2)).unwrap();
+    while device.engine.work(NOW).unwrap() == Work::More {
+        let status = device.engine.status();
+        assert_eq!((status.state, status.reason), (State::Verifying, None));
+    }
+    assert_eq!(device.engine.status().state, State::Activated);
+    assert_eq!(device.choice().primary(), Some(Letter::B));
 }
 
 /// The first mirror that is whole, of any version.
