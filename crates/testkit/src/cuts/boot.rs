@@ -187,8 +187,10 @@ fn environment(bytes: &[u8; SECTOR]) -> Result<Choice> {
     let (sum, rest) = bytes.split_first_chunk::<4>().context("is empty")?;
     let sound = crc32fast::hash(rest) == u32::from_le_bytes(*sum);
     ensure!(sound, "its checksum is wrong");
-    let text = std::str::from_utf8(rest).context("is no text")?;
-    Choice::of(text.split('\0').take_while(|variable| !variable.is_empty()))
+    // What follows the empty variable means nothing: mkenvimage fills it with ones.
+    let variables = rest.split(|octet| *octet == 0).take_while(|variable| !variable.is_empty());
+    let texts: Result<Vec<&str>, _> = variables.map(std::str::from_utf8).collect();
+    Choice::of(texts.context("is no text")?.into_iter())
 }
 
 /// Lines of `name=value`, then `#` to the end.
@@ -237,6 +239,10 @@ mod tests {
             assert!(environment(&bytes).unwrap_err().to_string().contains("checksum"));
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
+        bytes[60..].fill(0xff);
+        let sum = crc32fast::hash(&bytes[4..]);
+        bytes[..4].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(environment(&bytes).unwrap(), read);
         let without = environment(&environment_of("BOOT_ORDER=A\0BOOT_A_LEFT=1\0"));
         assert!(without.unwrap_err().to_string().contains("BOOT_B_LEFT"));
         let foreign = environment(&environment_of("BOOT_ORDER=C\0"));

@@ -12,7 +12,8 @@ use super::{
 };
 
 /// A sector that no partition has: what a guest writes there, beginning with [`MARK`], is no data but a message to the test.
-/// `printf 'MARK saved 7\n' | dd of=/dev/vda bs=512 seek=40 conv=sync,notrunc oflag=direct` says it exactly at this point of the log.
+/// `printf 'MARK saved 7\n' | dd of=/dev/vda bs=512 seek=40 conv=sync,notrunc && blockdev --flushbufs /dev/vda` says it exactly at this
+/// point of the log, and flushes nothing else. (busybox's dd forgets `oflag=direct` where its buffer isn't aligned.)
 pub const MARK_SECTOR: u64 = 40;
 const MARK: &[u8] = b"MARK ";
 const MARK_AT: u64 = MARK_SECTOR * SECTOR as u64;
