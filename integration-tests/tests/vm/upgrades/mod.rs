@@ -146,58 +146,62 @@ struct Bad {
     boots: usize,
 }
 
-#[test]
-fn whatever_is_wrong_with_a_new_root_file_system_the_device_ends_in_the_old_one_and_its_history_tells_why()
- {
+/// Pushes it, and watches the device come back to the old set without help.
+fn ends_in_the_old_set(Bad { version, change, why, boots: expected }: Bad) {
     let Some(image) = image() else { return };
     let host = Host::new(&image);
-    let bad = [
-        // The kernel finds nothing to run, and panics.
-        Bad {
-            version: "panics",
-            change: |root| fs::remove_file(root.join("sbin/init")).unwrap(),
-            why: "set B did not come up, and the loader booted A",
-            boots: TRIES,
-        },
-        // A critical service crashes again and again.
-        Bad {
-            version: "crashes",
-            change: |root| fs::write(root.join("usr/lib/lab/vital-fails"), "").unwrap(),
-            why: "was not found good, and the loader booted A; how its last boot ended: reboot: service vital",
-            boots: TRIES,
-        },
-        // It never gets ready; the agent waits for it no longer than its settings say, and does not need the loader.
-        Bad {
-            version: "hangs",
-            change: hangs,
-            why: "not healthy for 5s within 15s: vital/instance1 is starting",
-            boots: 1,
-        },
-    ];
-    let bundles = bad.map(|bad| {
-        let rootfs = host.rootfs(bad.version, bad.change);
-        (host.bundle(bad.version, 0, &[("rootfs", &rootfs)]), bad)
-    });
+    let rootfs = host.rootfs(version, change);
+    let bundle = host.bundle(version, 0, &[("rootfs", &rootfs)]);
     let machine = device(&host, Setup::loader(&image));
-    let mut begun = boots(&machine);
-    for (bundle, Bad { version, why, boots: expected, .. }) in bundles {
-        let push = host.push(&bundle, &machine);
-        until_activated(&machine);
-        machine.send("vestalctl system reboot");
-        let (kept, told, complaint) = push.ended();
-        assert!(!kept, "{version}: {told}");
-        until_runs(&machine, 'A', OLD);
-        until_good(&machine);
-        let entry = last_of_history(&machine);
-        let reason = entry["reason"].as_str().unwrap_or_default();
-        eprintln!("{version}: {reason}");
-        assert!(entry["state"] == "rolled-back" && reason.contains(why), "{version}: {entry}");
-        assert!(complaint.contains(reason), "{version}: {complaint}");
-        assert_eq!(host.loader(&machine.disk()), FROM_THE_FACTORY, "{version}");
-        assert_eq!(boots(&machine) - begun, expected + 1, "{version}: {}", machine.console());
-        tell_costs(version, boots(&machine) - begun, &machine);
-        begun = boots(&machine);
-    }
+    let begun = boots(&machine);
+    let push = host.push(&bundle, &machine);
+    until_activated(&machine);
+    machine.send("vestalctl system reboot");
+    let (kept, told, complaint) = push.ended();
+    assert!(!kept, "{told}");
+    until_runs(&machine, 'A', OLD);
+    until_good(&machine);
+    let entry = last_of_history(&machine);
+    let reason = entry["reason"].as_str().unwrap_or_default();
+    eprintln!("{version}: {reason}");
+    assert!(entry["state"] == "rolled-back" && reason.contains(why), "{entry}");
+    assert!(complaint.contains(reason), "{complaint}");
+    assert_eq!(host.loader(&machine.disk()), FROM_THE_FACTORY);
+    assert_eq!(boots(&machine) - begun, expected + 1, "{}", machine.console());
+    tell_costs(version, boots(&machine), &machine);
+}
+
+#[test]
+fn a_root_file_system_that_panics_falls_back_by_the_loaders_counter_and_the_history_says_so() {
+    ends_in_the_old_set(Bad {
+        version: "panics",
+        change: |root| fs::remove_file(root.join("sbin/init")).unwrap(),
+        why: "set B did not come up, and the loader booted A",
+        boots: TRIES,
+    });
+}
+
+#[test]
+fn a_root_file_system_whose_critical_service_crashes_again_and_again_falls_back_and_the_history_names_it()
+ {
+    ends_in_the_old_set(Bad {
+        version: "crashes",
+        change: |root| fs::write(root.join("usr/lib/lab/vital-fails"), "").unwrap(),
+        why: "was not found good, and the loader booted A; how its last boot ended: reboot: service vital",
+        boots: TRIES,
+    });
+}
+
+/// The agent waits for it no longer than its settings say, and does not need the loader's counter.
+#[test]
+fn a_root_file_system_that_never_becomes_ready_is_left_by_the_agent_and_the_history_says_what_it_waited_for()
+ {
+    ends_in_the_old_set(Bad {
+        version: "hangs",
+        change: hangs,
+        why: "not healthy for 5s within 15s: vital/instance1 is starting",
+        boots: 1,
+    });
 }
 
 fn hangs(root: &Path) {
