@@ -17,7 +17,7 @@ use testkit::{
     machine::{Image, Machine, Setup},
 };
 
-use crate::support::{image, until_up};
+use crate::support::{image, succeeds, until_up};
 
 /// What the broken root file system says before it ends.
 const BROKEN: &str = "no init in here";
@@ -98,7 +98,7 @@ impl Bench {
     fn vestal(&self, words: &str) -> String {
         let mut command = Command::new(binary("vestal"));
         command.args(words.split(' ')).current_dir(self.folder.path()).env_clear();
-        run(command.env("XDG_CONFIG_HOME", self.file("config")))
+        succeeds(command.env("XDG_CONFIG_HOME", self.file("config")))
     }
 
     /// Another root file system than the first one, with its version.
@@ -195,14 +195,6 @@ impl Bench {
     }
 }
 
-#[track_caller]
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}: {error}", output.status);
-    String::from_utf8(output.stdout).unwrap()
-}
-
 /// Sequence number of a copy of our own record.
 fn sequence(record: &[u8], copy: usize) -> u32 {
     u32::from_le_bytes(*record[copy * COPY + 12..].first_chunk().unwrap())
@@ -260,7 +252,7 @@ fn changed(bench: &Bench, name: &str) {
     let (copy, file) = (bench.file(&format!("new-{name}")), bench.file("new"));
     fs::copy(bench.image.path(name), &copy).unwrap();
     fs::write(&file, "2.0").unwrap();
-    run(Command::new("mcopy").arg("-i").arg(copy).arg(file).arg("::new"));
+    succeeds(Command::new("mcopy").arg("-i").arg(copy).arg(file).arg("::new"));
 }
 
 /// GRUB's block as `grub-editenv` shows it: from the partition's file system, where GRUB finds it too.
@@ -269,15 +261,15 @@ fn listed(bench: &Bench) -> String {
     fs::write(&partition, bench.partition("grubenv")).unwrap();
     let mut dump = Command::new("debugfs");
     dump.args(["-R", "dump /grubenv grubenv"]).arg(&partition);
-    run(dump.current_dir(bench.folder.path()));
-    run(Command::new("grub-editenv").arg(block).arg("list"))
+    succeeds(dump.current_dir(bench.folder.path()));
+    succeeds(Command::new("grub-editenv").arg(block).arg("list"))
 }
 
 /// The block with a variable changed by `grub-editenv`.
 fn with_variable(bench: &Bench, variable: &str) -> Vec<u8> {
     listed(bench);
     let block = bench.file("grubenv");
-    run(Command::new("grub-editenv").arg(&block).arg("set").arg(variable));
+    succeeds(Command::new("grub-editenv").arg(&block).arg("set").arg(variable));
     fs::read(block).unwrap()
 }
 

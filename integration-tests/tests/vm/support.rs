@@ -1,5 +1,7 @@
 //! What several tests need.
 
+use std::process::Command;
+
 use serde_json::Value;
 use testkit::machine::{Image, Machine};
 
@@ -20,4 +22,13 @@ pub(crate) fn until_up(machine: &Machine) -> Value {
 #[track_caller]
 pub(crate) fn instance(machine: &Machine, service: &str) -> Value {
     machine.json(&format!("vestalctl --json service list {service}"))[service]["instances"]["instance1"].take()
+}
+
+/// What a program on the host printed; it has to succeed.
+#[track_caller]
+pub(crate) fn succeeds(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}: {complaint}", output.status);
+    String::from_utf8(output.stdout).unwrap()
 }

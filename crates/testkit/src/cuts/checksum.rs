@@ -1,4 +1,6 @@
 //! CRC-32C, which the suite's own records end with. (The CRC-32 of U-Boot and of the log is `crc32fast`'s.)
+//!
+//! Not the daemons' own code: what checks a record must not share a mistake with what wrote it.
 
 /// Castagnoli's polynomial, reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;

@@ -13,6 +13,8 @@ use testkit::{
     machine::{Image, Machine},
 };
 
+use crate::support::succeeds;
+
 /// The device's port.
 const PORT: u16 = 7421;
 /// A device that boots four times before it is known what becomes of an upgrade, on a busy machine.
@@ -168,15 +170,6 @@ impl Drop for Begun {
 
 fn address(machine: &Machine) -> String {
     format!("127.0.0.1:{}", machine.port("tcp", PORT))
-}
-
-/// Its output.
-#[track_caller]
-fn succeeds(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}: {complaint}", output.status);
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A folder as a squashfs.
