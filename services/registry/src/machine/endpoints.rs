@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     Connection, Due, Registry,
-    limits::{DEPARTED_MAX, RESERVED_FOR},
+    limits::{DEPARTED_MAX, OBJECTS_MAX, RESERVED_FOR, SUCCESSOR_WITHIN},
 };
 
 /// A process that serves objects.
@@ -159,11 +159,18 @@ impl Registry {
         }
         if served_by(name).is_some() {
             // What belongs to the suite is surely started again.
-            self.found_again(name);
-            self.lately.insert(name.to_owned(), now + RESERVED_FOR);
-            self.deadlines.insert((now + RESERVED_FOR, Due::Lost(name.to_owned())));
+            self.await_next(name, now + RESERVED_FOR);
         }
         self.tell_watchers("object.remove", name, &Removed { name, handle: entry.handle });
+    }
+
+    /// Lookups of it wait until then.
+    fn await_next(&mut self, name: &str, until: Moment) {
+        if self.lately.len() < OBJECTS_MAX || self.lately.contains_key(name) {
+            self.found_again(name);
+            self.lately.insert(name.to_owned(), until);
+            self.deadlines.insert((until, Due::Lost(name.to_owned())));
+        }
     }
 
     /// Nobody waits for its next owner any more.
@@ -180,6 +187,10 @@ impl Registry {
         self.set_idle(handle, endpoint.idle_at, None);
         for name in &endpoint.names {
             self.drop_object(name, now);
+            if !self.lately.contains_key(name) {
+                // One that takes its place, as in a live replacement, registers about now.
+                self.await_next(name, now + SUCCESSOR_WITHIN);
+            }
         }
         let Endpoint { socket, nonce, pid, uid, names, .. } = endpoint;
         self.tell("endpoint.died", &Died { handle, socket: &socket, pid, uid, objects: &names });

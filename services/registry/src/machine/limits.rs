@@ -42,6 +42,9 @@ pub(crate) const ACTIVATION_PATIENCE: Duration = Duration::from_secs(60);
 /// After a restart of the registry names are kept for their old owners so long, and lookups of an object of the suite wait
 /// so long for its next process.
 pub(crate) const RESERVED_FOR: Duration = Duration::from_secs(5);
+/// Lookups of any other object whose process ended wait so long: a process that was started to replace it proves its socket
+/// only once the old one has let go of it.
+pub(crate) const SUCCESSOR_WITHIN: Duration = Duration::from_secs(1);
 /// Endpoints that left and may come back under the same handle.
 pub(crate) const DEPARTED_MAX: usize = 256;
 /// An endpoint that didn't apply the rules by then gets them again.

@@ -119,7 +119,7 @@ fn a_watcher_hears_of_what_its_pattern_holds_and_of_nothing_else() {
 }
 
 #[test]
-fn presence_ends_with_the_provider_and_a_suite_object_is_waited_for_a_moment() {
+fn presence_ends_with_the_provider_and_a_suite_object_is_waited_for_longer() {
     let mut house = House::new();
     house.serve(1, 0, "/run/log.sock", &["log"]);
     house.serve(2, 0, "/tmp/a.sock", &["camera"]);
@@ -127,7 +127,6 @@ fn presence_ends_with_the_provider_and_a_suite_object_is_waited_for_a_moment() {
     house.close(2);
     house.connect(9, 0);
     assert_eq!(house.names(9), ["registry"]);
-    assert_eq!(code(house.find(9, "camera")), Code::NotFound);
     // The log is started again at once, surely.
     let call = house.lookup(9, "log");
     assert!(!house.replies.contains_key(&call));
@@ -137,4 +136,21 @@ fn presence_ends_with_the_provider_and_a_suite_object_is_waited_for_a_moment() {
     let call = house.lookup(9, "log");
     house.advance(6 * SECOND);
     assert_eq!(code(house.replies.remove(&call).unwrap()), Code::NotFound);
+}
+
+#[test]
+fn who_asks_between_an_old_process_and_the_one_that_replaces_it_waits_for_that_one() {
+    let mut house = House::new();
+    house.serve(1, 0, "/tmp/a.sock", &["camera"]);
+    house.connect(9, 0);
+    house.close(1);
+    let call = house.lookup(9, "camera");
+    assert!(!house.replies.contains_key(&call));
+    house.serve(2, 0, "/tmp/a.sock", &["camera"]);
+    assert_eq!(house.replies.remove(&call).unwrap().unwrap()["pid"], 4002);
+    house.close(2);
+    let call = house.lookup(9, "camera");
+    house.advance(2 * SECOND);
+    assert_eq!(code(house.replies.remove(&call).unwrap()), Code::NotFound);
+    assert_eq!(code(house.find(9, "camera")), Code::NotFound);
 }

@@ -290,6 +290,7 @@ fn a_process_with_the_pid_of_an_endpoint_is_not_taken_for_it() {
     let withdraw = Request::Withdraw(protocol::registry::Withdraw { names: vec!["camera".into()] });
     assert_eq!(code(house.ask(2, withdraw)), Code::InvalidArgument);
     house.close(1);
+    house.advance(2 * SECOND);
     assert_eq!(code(house.find(3, "camera")), Code::NotFound);
 }
 
