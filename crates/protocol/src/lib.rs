@@ -6,13 +6,14 @@
 //! | [`failure`] | the one error type: a code to branch on, a sentence to print |
 //! | [`objects`] | which object is served where, until a registry says so; how an object describes itself |
 //! | [`policy`] | who may call, own and publish what |
-//! | [`service`], [`system`], [`registry`], [`log`], [`heartbeat`], [`config`], [`upgrade`] | arguments and replies of these objects |
+//! | [`service`], [`system`], [`registry`], [`log`], [`heartbeat`], [`config`], [`upgrade`], [`driver`] | arguments and replies of these objects |
 //! | [`keeper`] | the private channel between keeper and supervisor, and the spawn plan |
 //! | [`name`], [`time`] | service and instance names; monotonic moments that can be stored |
 //!
 //! `docs/PROTOCOL.md` specifies the bytes; `tests/golden.rs` checks every example printed there.
 
 pub mod config;
+pub mod driver;
 pub mod failure;
 pub mod frame;
 pub mod heartbeat;
