@@ -1,0 +1,1 @@
+//! Replaces code while threads call it.

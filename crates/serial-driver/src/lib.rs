@@ -1,0 +1,1 @@
+//! An example driver: a serial line on a pseudo-terminal.

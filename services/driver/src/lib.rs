@@ -1,0 +1,1 @@
+//! Hosts user-space drivers.
