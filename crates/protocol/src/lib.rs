@@ -12,6 +12,7 @@
 //!
 //! `docs/PROTOCOL.md` specifies the bytes; `tests/golden.rs` checks every example printed there.
 
+pub mod autorun;
 pub mod config;
 pub mod driver;
 pub mod failure;
