@@ -58,6 +58,13 @@ pub fn description() -> Description {
         .method("restart", &one, "stop, then start", "")
         .method("reload", &one, "reload by signal or command; restart where there is neither", "")
         .method(
+            "freeze",
+            &[NAME, INSTANCE, ("timeout_ms", Kind::Integer, false)],
+            "keep a service from running, with all that it has in memory",
+            "Frozen",
+        )
+        .method("thaw", &[NAME, INSTANCE], "let it run again", "")
+        .method(
             "update_start",
             &[NAME],
             "begin an update: what is not added again is stopped at its end",
@@ -156,6 +163,8 @@ pub fn description() -> Description {
         .event("service.missed")
         .event("service.late")
         .event("service.unkillable")
+        .event("service.freeze")
+        .event("service.thaw")
         .event("service.critical")
         .event("service.trigger")
         .event("event.trigger")
@@ -183,6 +192,26 @@ pub struct Order {
     /// Answer when it is done (ready, or stopped), not when it is accepted.
     #[serde(default, deserialize_with = "or_default")]
     pub wait: bool,
+}
+
+/// `freeze`: answered when nothing of it runs any more. What doesn't stop in time is the reason why all of it runs again.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Freeze {
+    pub name: Name,
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Name>,
+    /// 5 s if absent, at most a minute.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+/// What `freeze` answers.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Frozen {
+    /// `cgroup`, or `signals` where there is no cgroup that may be written: SIGSTOP to each process, of which one that leaves
+    /// its session and its parent may not be found.
+    pub means: String,
+    pub instances: Vec<Name>,
 }
 
 /// `signal`. Without a name: all services, as with procd.

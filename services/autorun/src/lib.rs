@@ -1,18 +1,42 @@
 //! The autorun engine: arms the device for a hibernation image, and runs targets once, in order, in each life of that image.
 //!
-//! Read [`machine`] for the decisions, [`journal`] for what is known from one life to the next, [`settings`] for `autorun.toml`
-//! and the targets in `autorun.d`.
-
-#![cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "the shell that calls the machine is the next piece"
-    )
-)]
+//! `main` only wires. Read [`machine`] for the decisions, [`journal`] for what is known from one life to the next, [`settings`]
+//! for `autorun.toml` and the targets in `autorun.d`, [`shell`] for what the decisions do to the machine.
 
 mod checksum;
 pub mod journal;
 mod machine;
 mod settings;
+mod shell;
+#[expect(unsafe_code, reason = "ioctls, swap, and what a child does before it becomes a program")]
+mod sys;
+
+use std::process::ExitCode;
+
+use daemon::{Context, Wrong, options::Spec};
+
+use crate::shell::{Shell, backend};
+
+const SPEC: Spec = Spec {
+    name: "autorun",
+    about: "Arms the device for a hibernation image, and runs targets once in each life of it.",
+    extra: &[],
+    free: None,
+};
+
+/// Runs the daemon until it is told to stop, or its part is done.
+pub fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() == Some(backend::WRITE) {
+        return backend::write(args.next().as_deref());
+    }
+    daemon::main(&SPEC, run)
+}
+
+async fn run(mut daemon: Context) -> anyhow::Result<()> {
+    let settings = shell::settings(&daemon.places).map_err(Wrong)?;
+    // Two may never write the journal.
+    let _lock = daemon.take_over().await?;
+    let shell = Shell::open(&mut daemon, settings)?;
+    shell.run(daemon).await
+}

@@ -28,6 +28,9 @@ pub struct Expect {
     /// Decides by the arrival times seen before instead of a fixed deadline.
     #[serde(default)]
     pub adaptive: bool,
+    /// It is kept from running and can't report: nothing is missed until it is expected again without this, from the beginning.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
 }
 
 /// `heartbeat.forget`: the instance is stopped on purpose, or gone.

@@ -60,7 +60,12 @@ impl Engine {
         }
         self.plan = Some(Plan { kind, steps: Vec::new() });
         let left = self.steps(kind);
-        let missing = self.settings.wait_for.iter().cloned().collect();
+        let mut missing: BTreeSet<Name> = self.settings.wait_for.iter().cloned().collect();
+        if kind == Sleep::Hibernate {
+            let asked = self.settings.targets.iter();
+            let asked = asked.filter(|target| target.before_image == BeforeImage::Quiesce);
+            missing.extend(asked.filter_map(|target| target.service.clone()));
+        }
         let arming = Arming { kind, call, write, step: Step::Check, left, missing };
         self.enter(Stage::Arming(arming));
         self.next_step(now);
@@ -113,7 +118,7 @@ impl Engine {
         }
         let work = self.work(What::Arm, self.settings.step_timeout, now);
         self.actions.push_back(match step {
-            Step::Check => Action::Check { work, back_end: self.chosen_back_end() },
+            Step::Check => Action::Check { work, kind, back_end: self.chosen_back_end() },
             Step::Record => {
                 Action::Save { work, record: Box::new(self.record.clone()), to: To::Journal }
             }

@@ -20,7 +20,11 @@ impl Engine {
             Request::Status => self.answer_status(call),
             Request::Check => {
                 let work = self.work(What::Check(call), self.settings.step_timeout, now);
-                self.actions.push_back(Action::Check { work, back_end: None });
+                self.actions.push_back(Action::Check {
+                    work,
+                    kind: Sleep::Hibernate,
+                    back_end: None,
+                });
             }
             Request::Prepared { name, reason } => {
                 self.answer(call, Ok(Answer::Nothing));

@@ -160,6 +160,7 @@ pub(crate) enum Action {
     /// [`Outcome::Checked`].
     Check {
         work: WorkId,
+        kind: Sleep,
         back_end: Option<BackEnd>,
     },
     /// Replace `RUN_DIR/autorun/plan`; nothing: remove it.

@@ -211,6 +211,11 @@ impl Engine {
         self.save_next(now);
     }
 
+    /// Those that hold: others that come while armed wait until it is cold again.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// What is to be done, until there is nothing.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()

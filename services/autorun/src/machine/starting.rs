@@ -6,7 +6,10 @@ use std::time::Duration;
 use protocol::time::Moment;
 
 use super::{Engine, Found, Stage};
-use crate::journal::{self, Mark};
+use crate::{
+    journal::{self, Mark},
+    settings::Once,
+};
 
 const KILLED: &str = "an engine was killed while it was armed: what it had prepared is taken back, and no target runs";
 
@@ -30,7 +33,10 @@ impl Engine {
         self.note("the engine was killed in this life, and goes on");
         match self.record.stage {
             journal::Stage::Woken => self.live(found.clocks, Duration::ZERO, None, now),
-            journal::Stage::Resumed => self.live_on(found.clocks, now),
+            journal::Stage::Resumed => {
+                self.sweep();
+                self.live_on(found.clocks, now);
+            }
             journal::Stage::Running => {
                 self.counted = self.settings.journal.is_some();
                 self.life = Some(now);
@@ -54,29 +60,40 @@ impl Engine {
 
     /// After a kill: a START without END runs again only where that does no harm.
     fn run_on(&mut self, now: Moment) {
-        let mut again = Vec::new();
+        self.sweep();
         let mut doubtful = false;
-        for (at, target) in self.settings.targets.iter().enumerate() {
+        for target in &self.settings.targets {
             let entries = &mut self.record.entries;
             let Some(entry) = entries.iter_mut().find(|entry| entry.name == target.hash) else {
                 continue;
             };
-            if entry.mark == Mark::Started {
-                if target.idempotent {
-                    again.push(at);
-                    entry.mark = Mark::Waiting;
-                } else {
+            match entry.mark {
+                Mark::Started if target.idempotent => entry.mark = Mark::Waiting,
+                Mark::Started => {
                     entry.mark = Mark::Doubtful;
                     doubtful = true;
                 }
+                _ => {}
             }
-        }
-        if !again.is_empty() {
-            self.actions.push_back(super::Action::Sweep { targets: again });
         }
         if doubtful {
             self.touch(true);
         }
         self.run_life(now);
+    }
+
+    /// What the killed engine left of targets that run again. Those begin before their START is recorded, so that the record
+    /// does not say which of them had begun.
+    fn sweep(&mut self) {
+        let targets = self.settings.targets.iter().enumerate();
+        let again = targets.filter(|(_, target)| {
+            let mark = self.record.entry(target.hash).map(|entry| entry.mark);
+            let open = matches!(mark, None | Some(Mark::Waiting | Mark::Started));
+            target.idempotent && (open || target.once == Once::Always)
+        });
+        let targets: Vec<usize> = again.map(|(at, _)| at).collect();
+        if !targets.is_empty() {
+            self.actions.push_back(super::Action::Sweep { targets });
+        }
     }
 }

@@ -141,6 +141,7 @@ pub(crate) enum Work {
 pub(crate) enum BeforeImage {
     Stop,
     Freeze,
+    /// It is asked as those of [`Settings::wait_for`] are, and frozen when it has answered.
     Quiesce,
     Keep,
 }
