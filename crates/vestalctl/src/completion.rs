@@ -28,7 +28,7 @@ _vestalctl_with_services() {
     done
     case "${words[*]}" in
         status | log | "log "* | "service list" | "service start" | "service stop" | \
-        "service restart" | "service reload" | "service delete" | "service signal" | \
+        "service restart" | "service reload" | "service freeze" | "service thaw" | "service delete" | "service signal" | \
         "service state" | "service replace" | "service get-data" | "service update-start" | \
         "service update-complete")
             names=(_vestalctl_services) ;;

@@ -3,6 +3,7 @@
 //! It decides nothing about services: it asks the daemons and shows what they answer. `main` only wires.
 
 mod applets;
+mod autorun;
 mod boot;
 mod bus;
 mod cli;
@@ -110,6 +111,9 @@ async fn run(Cli { common, command }: Cli) -> Result<(), Error> {
         Command::Heartbeat(HeartbeatCommand::List) => {
             heartbeat::list(&Bus::new(&common)?, out).await
         }
+        Command::Autorun(command) => autorun::run(&Bus::new(&common)?, out, command).await,
+        Command::Hibernate(given) => autorun::hibernate(&Bus::new(&common)?, out, &given).await,
+        Command::Suspend(sleeping) => autorun::suspend(&Bus::new(&common)?, out, sleeping).await,
         Command::Upgrade(command) => upgrade::run(&Bus::new(&common)?, &common, out, command).await,
         Command::Log(given) => logs::log(&common, out, &given).await,
         Command::LogLevel(given) => logs::level(&Bus::new(&common)?, out, &given).await,

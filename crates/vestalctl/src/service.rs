@@ -8,11 +8,12 @@ use std::{
     process,
 };
 
+use protocol::{name::Name, service::Frozen};
 use serde_json::{Map, Value, json};
 
 use crate::{
     bus::{Bus, How},
-    cli::{Common, Order, ServiceCommand},
+    cli::{Common, Freeze, Order, ServiceCommand},
     definition,
     error::{Error, Exit},
     import,
@@ -47,6 +48,10 @@ pub(crate) async fn run(
         ServiceCommand::Restart(given) => return order(bus, out, "restart", &given).await,
         ServiceCommand::Reload(given) => return order(bus, out, "reload", &given).await,
         ServiceCommand::Delete(given) => return order(bus, out, "delete", &given).await,
+        ServiceCommand::Freeze(given) => return freeze(bus, out, &given).await,
+        ServiceCommand::Thaw { name, instance } => {
+            ("thaw", target(Some(&name), instance.as_deref()))
+        }
         ServiceCommand::Set(define) => ("set", definition::message(&define)?),
         ServiceCommand::Add(define) => ("add", definition::message(&define)?),
         ServiceCommand::Signal { name, target } => ("signal", signalled(&name, &target)?),
@@ -99,6 +104,21 @@ async fn order(bus: &Bus, out: Output, method: &str, order: &Order) -> Result<()
         error
     })?;
     out.answer(&answer)
+}
+
+/// Says by what it is frozen: signals don't reach everything.
+async fn freeze(bus: &Bus, out: Output, given: &Freeze) -> Result<(), Error> {
+    let mut args = target(Some(&given.name), given.instance.as_deref());
+    args["timeout_ms"] = u64::try_from(given.timeout.as_millis()).unwrap_or(u64::MAX).into();
+    // The supervisor gives up by itself.
+    let how = How { within: given.timeout.max(How::ONCE.within), safe: false };
+    let frozen: Frozen = bus.ask("service", "freeze", &args, how).await?;
+    if out.json {
+        return Output::json(&frozen);
+    }
+    let names: Vec<&str> = frozen.instances.iter().map(Name::as_str).collect();
+    let (names, means) = (names.join(", "), clean(&frozen.means));
+    Output::text(&format!("{} is frozen by {means}: {names}\n", clean(&given.name)))
 }
 
 async fn reread(bus: &Bus, out: Output) -> Result<(), Error> {

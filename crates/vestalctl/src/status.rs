@@ -211,7 +211,7 @@ fn table(rows: &[Row]) -> Table {
 pub(crate) fn paint(state: &str) -> Paint {
     match state {
         "ready" | "running" | "done" => Paint::Good,
-        "starting" | "stopping" | "waiting" | "checking" | "pausing" | "reloading" => {
+        "starting" | "stopping" | "waiting" | "checking" | "pausing" | "reloading" | "frozen" => {
             Paint::Waiting
         }
         "held" | "failed" | "unkillable" => Paint::Bad,

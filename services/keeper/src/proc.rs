@@ -25,6 +25,8 @@ const PID_FS_MAGIC: u64 = 0x5049_4446;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Stat {
     pub(crate) zombie: bool,
+    /// By a signal or a debugger.
+    pub(crate) stopped: bool,
     pub(crate) parent: i32,
     pub(crate) session: i32,
     /// In clock ticks since boot.
@@ -88,7 +90,8 @@ fn parse_stat(line: &[u8]) -> Option<Stat> {
     let session = fields.nth(1)?.parse().ok()?;
     let started = fields.nth(15)?.parse().ok()?;
     let status = fields.nth(29).and_then(|field| field.parse().ok()).unwrap_or(0);
-    Some(Stat { zombie: matches!(state, "Z" | "X"), parent, session, started, status })
+    let (zombie, stopped) = (matches!(state, "Z" | "X"), matches!(state, "T" | "t"));
+    Some(Stat { zombie, stopped, parent, session, started, status })
 }
 
 /// How a process ended that nobody has reaped yet. `None`: it lives, was reaped, or we may not know.
@@ -206,7 +209,14 @@ mod tests {
     fn a_process_name_full_of_parentheses_does_not_confuse_the_stat_line() {
         let line = b"42 (a) S (b) R 7 42 40 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2";
         let stat = parse_stat(line).unwrap();
-        let expected = Stat { zombie: false, parent: 7, session: 40, started: 98_765, status: 0 };
+        let expected = Stat {
+            zombie: false,
+            stopped: false,
+            parent: 7,
+            session: 40,
+            started: 98_765,
+            status: 0,
+        };
         assert_eq!(stat, expected);
         assert_eq!(parse_stat(b"42 (a"), None);
     }

@@ -15,6 +15,8 @@ use crate::{proc, slot::Slot, spawn, sys};
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// cgroup.procs is read in pieces of this size; a rest is met at the next look.
 const LIST_SIZE: usize = 4096;
+/// So often what forks while it is being stopped is looked for.
+const STOP_ROUNDS: u8 = 8;
 
 /// Whether something of the instance was there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -70,12 +72,18 @@ pub(crate) fn kill_all(slot: &mut Slot) -> Left {
     populated(cgroup)
 }
 
-/// Sends a signal to everything of the instance.
+/// Sends a signal to everything of the instance. What is stopped is looked at again, because it may have forked meanwhile.
 pub(crate) fn signal_all(slot: &mut Slot, signal: i32) {
-    match &slot.cgroup {
-        Some(_) if signal == libc::SIGKILL => drop(kill_all(slot)),
-        Some(cgroup) => signal_listed(cgroup.as_fd(), signal),
-        None => drop(signal_scanned(slot, signal)),
+    let rounds = if signal == libc::SIGSTOP { STOP_ROUNDS } else { 1 };
+    for _ in 0..rounds {
+        let left = match &slot.cgroup {
+            Some(_) if signal == libc::SIGKILL => kill_all(slot),
+            Some(cgroup) => signal_listed(cgroup.as_fd(), signal),
+            None => signal_scanned(slot, signal),
+        };
+        if left == Left::Nothing {
+            return;
+        }
     }
 }
 
@@ -126,16 +134,19 @@ fn each_listed(cgroup: BorrowedFd<'_>, mut each: impl FnMut(i32)) {
 }
 
 /// Between the reading of the list and the opening of a pidfd a pid may change hands: it is looked up again after that.
-fn signal_listed(cgroup: BorrowedFd<'_>, signal: i32) {
+fn signal_listed(cgroup: BorrowedFd<'_>, signal: i32) -> Left {
+    let mut left = Left::Nothing;
     each_listed(cgroup, |pid| {
         let Some(pidfd) = proc::open(pid) else { return };
         let mut still = false;
         each_listed(cgroup, |again| still |= again == pid);
-        if still {
+        if still && !(signal == libc::SIGSTOP && is_stopped(pid)) {
+            left = Left::Something;
             // It may end at any moment; that is as good.
             let _ = sys::kill_pidfd(pidfd.as_fd(), signal);
         }
     });
+    left
 }
 
 /// Signals the session's processes and orphans whose environment names the instance; /proc is asked again after the
@@ -149,7 +160,7 @@ fn signal_scanned(slot: &Slot, signal: i32) -> Left {
                 return;
             }
             let Some(pidfd) = proc::open(pid) else { return };
-            if is_of(slot, pid, wanted) {
+            if is_of(slot, pid, wanted) && !(signal == libc::SIGSTOP && is_stopped(pid)) {
                 left = Left::Something;
                 // It may end at any moment; that is as good.
                 let _ = sys::kill_pidfd(pidfd.as_fd(), signal);
@@ -158,6 +169,11 @@ fn signal_scanned(slot: &Slot, signal: i32) -> Left {
         left
     };
     with_identity(slot, |wanted| scan(Some(wanted))).unwrap_or_else(|| scan(None))
+}
+
+/// It needs no other SIGSTOP.
+fn is_stopped(pid: i32) -> bool {
+    proc::stat(pid).is_none_or(|stat| stat.zombie || stat.stopped)
 }
 
 fn is_of(slot: &Slot, pid: i32, wanted: Option<[&[u8]; 4]>) -> bool {

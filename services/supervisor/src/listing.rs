@@ -31,7 +31,7 @@ pub(crate) struct InstanceView {
     pub(crate) last_exit: String,
     /// What the service says of itself (sd_notify STATUS).
     pub(crate) status_text: String,
-    /// `ok`, `watched` (the heartbeat broker knows more), `missed`, `suspended`; empty if nobody watches.
+    /// `ok`, `watched` (the heartbeat broker knows more), `missed`, `suspended`, `frozen`; empty if nobody watches.
     pub(crate) health: &'static str,
     /// What the service said of its last failure (sd_notify ERRNO); 0 if nothing.
     pub(crate) errno: i32,

@@ -124,6 +124,7 @@ impl Broker {
                 grace_ms: 600_000,
                 progress_ms: 0,
                 adaptive: false,
+                frozen: false,
             };
             self.call("expect", &serde_json::to_value(expect)?)?;
         }

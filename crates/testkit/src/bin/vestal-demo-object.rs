@@ -21,7 +21,7 @@ use serde_json::json;
 
 const SPEC: Spec = Spec {
     name: "demo-object",
-    about: "Serves an object: echo (raw bytes), pid, sleep {ms}, count.",
+    about: "Serves an object: echo (raw bytes), pid, sleep {ms}, count, publish {topic, data}.",
     extra: &[
         Extra { long: "socket", value: Some("PATH"), help: "listen there (RUN_DIR/NAME.sock)" },
         Extra {
@@ -38,6 +38,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 struct Demo {
     calls: u64,
+    bus: Bus,
 }
 
 #[derive(Deserialize)]
@@ -45,13 +46,21 @@ struct Sleep {
     ms: u64,
 }
 
+#[derive(Deserialize)]
+struct Publish {
+    topic: String,
+    data: serde_json::Value,
+}
+
 impl Serve for Demo {
     fn describe(&self) -> Description {
         let bytes = [("bytes", ArgumentKind::Raw, true)];
+        let event = [("topic", ArgumentKind::String, true), ("data", ArgumentKind::Table, true)];
         Description::new("demo.object", version(1, 0))
             .method("echo", &bytes, "answers its arguments", "bytes")
             .method("pid", &[], "who serves", "pid")
             .method("count", &[], "how many calls came before", "calls")
+            .method("publish", &event, "sends an event as its own", "")
             .method("sleep", &[("ms", ArgumentKind::Integer, true)], "answers later", "")
     }
 
@@ -61,6 +70,13 @@ impl Serve for Demo {
             "echo" => call.responder.reply_bytes(call.args),
             "pid" => call.responder.reply(&json!({ "pid": std::process::id() })),
             "count" => call.responder.reply(&json!({ "calls": self.calls - 1 })),
+            "publish" => {
+                let published = call.parse::<Publish>().and_then(|Publish { topic, data }| {
+                    self.bus.publish(&topic, &data, false)?;
+                    Ok(json!({}))
+                });
+                call.responder.finish(published);
+            }
             // Beside the next calls: a slow call holds nobody up.
             _ => match call.parse::<Sleep>() {
                 Ok(sleep) => drop(tokio::spawn(async move {
@@ -83,7 +99,7 @@ async fn run(mut daemon: daemon::Context) -> anyhow::Result<()> {
     let bus = Bus::new(&daemon.places.run, Options::default());
     let settings = Settings { identify: Some(bus.identify()), ..Settings::default() };
     let server = Server::new(settings)?;
-    server.add(&name, Demo { calls: 0 })?;
+    server.add(&name, Demo { calls: 0, bus: bus.clone() })?;
     let (listener, path) = listener(&mut daemon, &name)?;
     server.listen(listener)?;
     let policy = if daemon.options.has("seed") { RetryPolicy::SEED } else { RetryPolicy::DEFAULT };

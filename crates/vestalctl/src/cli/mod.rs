@@ -1,5 +1,6 @@
 //! The command line: what can be written, and what it is called in `--help`. Does nothing.
 
+mod autorun;
 mod bus;
 mod config;
 mod log;
@@ -12,10 +13,11 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::{
+    autorun::{AutorunCommand, Hibernate, Kind, Sleeping},
     bus::{Listen, Monitor, Publish, RegistryCommand, WaitFor},
     config::{ConfigCommand, Event, Import, Selected},
     log::{Log, LogLevel},
-    service::{Define, Order, ServiceCommand},
+    service::{Define, Freeze, Order, ServiceCommand},
     system::{BootCommand, Ending, SystemCommand, Watchdog},
     upgrade::{Install, KeyringCommand, UpgradeCommand},
 };
@@ -113,6 +115,13 @@ pub(crate) enum Command {
     /// Who says that he is alive, and how regularly
     #[command(subcommand)]
     Heartbeat(HeartbeatCommand),
+    /// The image from which the device resumes, and what runs after that
+    #[command(subcommand)]
+    Autorun(AutorunCommand),
+    /// Prepare everything and write an image of the device; returns in its next life
+    Hibernate(Hibernate),
+    /// Prepare everything and let the device sleep, with its memory on
+    Suspend(Sleeping),
     /// Install bundles; what is in which slot, and how an upgrade stands
     #[command(subcommand)]
     Upgrade(UpgradeCommand),

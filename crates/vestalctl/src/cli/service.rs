@@ -28,6 +28,14 @@ pub(crate) enum ServiceCommand {
     Restart(Order),
     /// Let it read its configuration again
     Reload(Order),
+    /// Keep it from running, with all that it has in memory
+    Freeze(Freeze),
+    /// Let it run again
+    Thaw {
+        name: String,
+        /// Only this instance
+        instance: Option<String>,
+    },
     /// Stop and forget a service, or one instance of it
     Delete(Order),
     /// Send a signal to a service, or to one instance of it
@@ -92,6 +100,16 @@ pub(crate) struct Order {
     no_wait: bool,
     #[command(flatten)]
     pub(crate) within: Within,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Freeze {
+    pub(crate) name: String,
+    /// Only this instance
+    pub(crate) instance: Option<String>,
+    /// What still runs after this time lets all of it run again; at most 1m
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::parse_duration)]
+    pub(crate) timeout: Duration,
 }
 
 impl Order {

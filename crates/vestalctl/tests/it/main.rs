@@ -1,6 +1,7 @@
 //! The built program against a supervisor that says what each test needs.
 
 mod applets;
+mod autorun;
 mod bus;
 mod commands;
 mod completion;

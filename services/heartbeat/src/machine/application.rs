@@ -103,6 +103,8 @@ pub(super) struct Application {
     pub(super) telling: Telling,
     pub(super) told_first: Moment,
     pub(super) attempts: u8,
+    /// It is kept from running: it owes nothing.
+    pub(super) frozen: bool,
     /// The entry of the schedule that counts.
     pub(super) armed: Option<Moment>,
     pub(super) retransmitted: u64,
@@ -142,6 +144,7 @@ impl Application {
             telling: Telling::Nothing,
             told_first: now,
             attempts: 0,
+            frozen: false,
             armed: None,
             retransmitted: 0,
             noticed: now,
@@ -222,6 +225,27 @@ impl Application {
         self.attempts = 0;
     }
 
+    /// Every deadline of it begins anew, whatever was excused before. Who was missed is still missed.
+    pub(super) fn begin_anew(&mut self, now: Moment) {
+        self.since = now;
+        self.progressed = now;
+        self.excuses = 0;
+    }
+
+    /// It is kept from running, and nobody is told of what it can't help; or it runs again, and all that was held against it is
+    /// forgotten: who hangs is missed again.
+    pub(super) fn freeze(&mut self, frozen: bool, now: Moment) {
+        if std::mem::replace(&mut self.frozen, frozen) == frozen {
+            return;
+        }
+        self.begin_anew(now);
+        self.telling = Telling::Nothing;
+        if !frozen && self.state == State::Missed {
+            self.state = if self.session.is_some() { State::Registered } else { State::Expected };
+            self.reason = None;
+        }
+    }
+
     /// By when it counts as hung, unless it is heard before, and why. `None`: it can't be late now.
     pub(super) fn deadline(&self, stalls: &Stalls) -> Option<(Moment, Reason)> {
         let (when, reason) = self.fixed_deadline()?;
@@ -235,6 +259,9 @@ impl Application {
     }
 
     fn fixed_deadline(&self) -> Option<(Moment, Reason)> {
+        if self.frozen {
+            return None;
+        }
         match self.state {
             State::Expected if self.is_timed() && !self.terms.grace.is_zero() => {
                 Some((self.since + self.terms.grace, Reason::NeverRegistered))
@@ -302,7 +329,8 @@ impl Application {
 
     /// More than a period without a report.
     pub(super) fn is_late(&self, now: Moment) -> bool {
-        self.has_come() && self.state != State::Missed && now.since(self.since) > self.terms.period
+        let owes = self.has_come() && self.state != State::Missed && !self.frozen;
+        owes && now.since(self.since) > self.terms.period
     }
 
     pub(super) fn missed_now(&self, reason: Reason, now: Moment) -> Missed {

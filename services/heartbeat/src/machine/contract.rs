@@ -33,6 +33,8 @@ pub(crate) enum Event<'a> {
     Told { app_id: i32, generation: u32, heard: bool },
     /// The machine slept, or was moved in time: nobody could report.
     Resumed,
+    /// Another life of an image of the machine began: every deadline begins anew.
+    BornAgain,
     /// The settings were read again.
     Rules(Rules),
 }

@@ -146,6 +146,11 @@ impl Broker {
                 self.counters.stalls += 1;
                 self.stalls.absent(now);
             }
+            Event::BornAgain => {
+                self.counters.stalls += 1;
+                self.stalls.absent(now);
+                self.apps.values_mut().for_each(|app| app.begin_anew(now));
+            }
             Event::Rules(rules) => {
                 self.rules = rules;
                 self.configure(now);

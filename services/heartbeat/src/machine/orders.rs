@@ -27,6 +27,7 @@ impl Broker {
             terms.grace = terms.grace.max(silence + Duration::from_secs(1));
         }
         let Expect { app_id, generation, service, instance, .. } = expect;
+        let frozen = expect.frozen;
         let origin = Origin::Supervisor { service, instance, timed: key.is_some() };
         if let Some(app) = self.apps.get_mut(&app_id).filter(|app| app.origin == origin) {
             if generation < app.generation {
@@ -35,7 +36,8 @@ impl Broker {
             if generation == app.generation && app.key == key {
                 // Said again: by a new supervisor, or with other terms. What is known of it stays.
                 app.terms = terms;
-                if app.state == State::Missed && app.telling != Telling::UnderWay {
+                app.freeze(frozen, now);
+                if app.state == State::Missed && !frozen && app.telling != Telling::UnderWay {
                     app.telling = Telling::Queued;
                     self.to_tell.insert(app_id);
                 }
@@ -53,6 +55,7 @@ impl Broker {
         }
         let mut app = Application::new(app_id, origin, key, terms, now);
         app.generation = generation;
+        app.frozen = frozen;
         self.apps.insert(app_id, app);
         self.arm(app_id);
         Ok(())

@@ -6,6 +6,7 @@
 mod absence;
 mod address;
 mod batch;
+mod lives;
 mod object;
 mod transport;
 
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 
 use self::{
     absence::Absence,
+    lives::Lives,
     object::Forward,
     transport::{Happening, Noise, Transports},
 };
@@ -60,6 +62,7 @@ pub(crate) struct Shell {
     settings: Settings,
     transports: Transports,
     absence: Absence,
+    lives: Lives,
     server: Server,
     bus: Bus,
     /// Held, so that we stay registered.
@@ -131,6 +134,7 @@ impl Shell {
             settings,
             transports,
             absence: Absence::new(clock::suspended()),
+            lives: Lives::watch(&bus),
             server,
             bus,
             _registration: registration,
@@ -158,6 +162,7 @@ impl Shell {
                 () = poll_fn(|cx| self.transports.poll_ready(cx)) => {}
                 Some(told) = self.answers.1.recv() => self.told.push(told),
                 Some(call) = self.calls.recv() => self.called.push(call),
+                () = self.lives.next() => self.born_again(),
                 () = sleep_until(deadline) => {}
             }
             if self.turn() {
@@ -170,6 +175,12 @@ impl Shell {
         self.server.drain(STOP).await;
         self.bus.flush(STOP).await;
         Ok(())
+    }
+
+    /// Another life of an image of the machine: told by who wrote it, also where no clock shows the sleep.
+    fn born_again(&mut self) {
+        tracing::info!("the machine was resumed; every deadline begins anew");
+        self.machine.handle_event(Event::BornAgain, clock::now());
     }
 
     /// Takes in all that has come, whatever woke us. `true` where that was much.

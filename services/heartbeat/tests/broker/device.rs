@@ -142,6 +142,7 @@ impl Device {
             grace_ms: 60_000,
             progress_ms: 0,
             adaptive: false,
+            frozen: false,
         };
         self.call("expect", &serde_json::to_value(expect).unwrap()).unwrap();
     }

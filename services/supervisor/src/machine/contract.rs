@@ -13,6 +13,7 @@ use protocol::{
 use serde_json::{Map, Value};
 
 use super::{
+    frozen::Means,
     record::Record,
     replace::Seat,
     triggers::{Ended, ScriptProcess},
@@ -45,6 +46,10 @@ pub(crate) enum Event {
     Seen { kind: String, data: Map<String, Value> },
     /// The heartbeat broker says that an application missed its deadline.
     Missed(Missed),
+    /// The answer to [`Action::Freeze`]: nothing of the instance runs any more, or why that can't be.
+    Frozen { slot: u32, generation: u32, result: Result<Means, String> },
+    /// The machine slept, and another life of it began.
+    Resumed,
     /// A caller asks; answered by [`Action::Reply`] with the same number.
     Request { id: u64, request: Request },
     /// The definition files were read (again): `services` replaces everything whose source isn't a message.
@@ -133,6 +138,18 @@ pub(crate) enum Request {
         instance: Option<Name>,
         wait: bool,
     },
+    /// Keep it from running, with all that it has in memory. Answered when nothing of it runs, or after the limit, when it runs
+    /// again.
+    Freeze {
+        name: Name,
+        instance: Option<Name>,
+        limit: Option<Duration>,
+    },
+    /// Let it run again.
+    Thaw {
+        name: Name,
+        instance: Option<Name>,
+    },
     /// Somebody looks for an object that this service serves on demand.
     Activate {
         name: Name,
@@ -179,6 +196,19 @@ pub(crate) enum Action {
         generation: u32,
         signal: i32,
         tree: bool,
+    },
+    /// Tell the keeper how to answer its end, and when it has heard that, freeze the instance; then report
+    /// [`Event::Frozen`]. An [`Action::Thaw`] ends it at any time. It may be frozen already.
+    Freeze {
+        slot: u32,
+        generation: u32,
+        disposition: Disposition,
+    },
+    /// Let it run again; without means: it is not known how far the freezing came.
+    Thaw {
+        slot: u32,
+        generation: u32,
+        means: Option<Means>,
     },
     /// The terms of its heartbeats changed as it runs: tell the broker.
     Expect {

@@ -145,6 +145,7 @@ impl Supervisor {
         grace: Duration,
         now: Moment,
     ) {
+        self.melt(slot, now);
         let Some(life) = self.lives.get_mut(&slot) else { return };
         let generation = life.seen.generation;
         life.state = State::Stopping { why, kill_at: Some(now + grace) };
@@ -160,6 +161,7 @@ impl Supervisor {
 
     /// Ends an instance at once: it would not hear a word.
     pub(super) fn begin_kill(&mut self, slot: u32, why: Why, now: Moment) {
+        self.melt(slot, now);
         let Some(life) = self.lives.get_mut(&slot) else { return };
         life.state = State::Stopping { why, kill_at: None };
         life.health.rest();
@@ -194,6 +196,12 @@ impl Supervisor {
         let passed = |deadline: Option<Moment>| deadline.is_some_and(|at| at <= now);
         if passed(life.hopeless_at) {
             self.give_up_killing(slot);
+            return;
+        }
+        if let Some(frozen) = life.frozen {
+            if passed(frozen.limit()) {
+                self.freezing_overdue(slot, now);
+            }
             return;
         }
         match life.state {

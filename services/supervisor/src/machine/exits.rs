@@ -154,6 +154,7 @@ impl Supervisor {
 
     /// Remembers how a generation ended, and tells.
     fn note_end(&mut self, slot: u32, generation: u32, end: &End, now: Moment) {
+        self.frozen_ended(slot);
         let Some(life) = self.lives.get_mut(&slot) else { return };
         life.ended = generation;
         life.health.rest();
@@ -201,8 +202,13 @@ impl Supervisor {
             Respawn::Procd { .. } => true,
         };
         if success && (process.oneshot || !again_on_success) {
-            life.state = State::Done { fulfilled: process.oneshot };
+            let fulfilled = process.oneshot;
+            life.state = State::Done { fulfilled };
             life.first.ready_at.get_or_insert(now);
+            // Its work is done until somebody looks for it again.
+            if life.service.on_demand.is_some() && !fulfilled {
+                (life.wanted, life.on_demand) = (false, false);
+            }
             return;
         }
         if matches!(end.exit, Exit::SpawnFailed { .. })

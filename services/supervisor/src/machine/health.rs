@@ -80,7 +80,8 @@ impl Supervisor {
     fn missed(&mut self, slot: u32, miss: Miss, now: Moment) {
         let shutting_down = self.shutdown.is_some();
         let Some(life) = self.lives.get_mut(&slot) else { return };
-        if shutting_down || !life.running() || matches!(life.state, State::Stopping { .. }) {
+        let excused = life.frozen.is_some() || matches!(life.state, State::Stopping { .. });
+        if shutting_down || !life.running() || excused {
             return;
         }
         let policy = &life.settings().policy;
@@ -154,6 +155,17 @@ impl Health {
     pub(crate) fn pet(&mut self, defined: Option<Duration>, now: Moment) {
         self.deadline = self.period(defined).map(|period| now + period);
         self.heard = Some(now);
+        self.extended = false;
+        self.excuses = 0;
+        self.doubted = false;
+    }
+
+    /// A whole period from now on, for what is watched at the moment; that nobody was heard meanwhile doesn't change.
+    pub(crate) fn begin_anew(&mut self, defined: Option<Duration>, now: Moment) {
+        if self.deadline.is_none() && !self.doubted {
+            return;
+        }
+        self.deadline = self.period(defined).map(|period| now + period);
         self.extended = false;
         self.excuses = 0;
         self.doubted = false;

@@ -32,6 +32,7 @@ use super::{
     backoff::{Backoff, FORGIVE_AFTER},
     boot::First,
     critical::Crashes,
+    frozen::Frozen,
     health::Health,
     identity::{fingerprint, identity, inputs},
     record::InstanceRecord,
@@ -150,6 +151,8 @@ pub(crate) struct Life {
     pub(crate) hopeless_at: Option<Moment>,
     /// Neither SIGKILL nor waiting ended it. Until it ends after all, nothing can be done.
     pub(crate) unkillable: bool,
+    /// It is kept from running.
+    pub(crate) frozen: Option<Frozen>,
     pub(crate) ready_at: Option<Moment>,
     pub(crate) backoff: Backoff,
     pub(crate) crashes: Crashes,
@@ -206,6 +209,7 @@ impl Life {
             stumbled: false,
             hopeless_at: None,
             unkillable: false,
+            frozen: None,
             ready_at: None,
             backoff: Backoff::default(),
             crashes: Crashes::default(),
@@ -302,6 +306,9 @@ impl Life {
 
     /// The earliest moment after `now` at which something is due.
     pub(crate) fn deadline(&self, now: Moment) -> Option<Moment> {
+        if let Some(frozen) = &self.frozen {
+            return frozen.limit().filter(|at| *at > now);
+        }
         let of_state = match self.state {
             State::Pausing { until, .. } => Some(until),
             State::Starting { deadline } | State::Reloading { deadline } => deadline,
@@ -341,7 +348,7 @@ impl Life {
         let to_end = self.again || matches!(self.state, State::Stopping { why: Why::Order, .. });
         let to_end = to_end || self.successor.is_some() || self.is_candidate();
         // Its next start needs a key, which only we can give it.
-        let to_end = to_end || self.settings().process.app_id.is_some();
+        let to_end = to_end || self.settings().process.app_id.is_some() || self.frozen.is_some();
         if !goal_up || to_end || self.down_for_good() || policy.respawn == Respawn::Never {
             return disposition;
         }

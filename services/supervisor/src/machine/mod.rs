@@ -15,6 +15,7 @@ mod critical;
 mod definitions;
 mod drive;
 mod exits;
+mod frozen;
 mod happenings;
 mod health;
 mod identity;
@@ -52,6 +53,7 @@ use self::{
 pub(crate) use self::{
     boot::BootRecord,
     contract::{Action, Ending, Event, Happening, Notice, Request},
+    frozen::Means,
     identity::identity,
     links::{Change, Links},
     record::Record,
@@ -152,6 +154,10 @@ impl Supervisor {
             Event::Validated { run, found } => self.validated(run, found, now),
             Event::Seen { kind, data } => self.event_seen(&kind, &data, now),
             Event::Missed(missed) => self.heartbeat_missed(&missed, now),
+            Event::Frozen { slot, generation, result } => {
+                self.frozen(slot, generation, result, now);
+            }
+            Event::Resumed => self.resumed(now),
             Event::Request { id, request } => self.requested(id, request, now),
             Event::Definitions { services } => self.redefine(services, now),
             Event::Rescue { services } => self.take_rescue_set(services, now),

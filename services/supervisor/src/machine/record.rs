@@ -9,6 +9,7 @@ use super::{
     backoff::Backoff,
     boot::{BootRecord, First},
     critical::Crashes,
+    frozen::Frozen,
     health::Health,
     instance::{Life, State},
     replace::Role,
@@ -91,6 +92,9 @@ pub(crate) struct InstanceRecord {
     /// Only who looked for one of its objects wants it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) on_demand: bool,
+    /// It is kept from running, or was about to be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) frozen: bool,
     /// Its first start since the boot.
     #[serde(default, skip_serializing_if = "First::is_empty")]
     pub(crate) first: First,
@@ -164,6 +168,7 @@ impl Life {
             role: self.role,
             second: self.second,
             on_demand: self.on_demand,
+            frozen: self.frozen.is_some(),
             first: self.first,
         }
     }
@@ -197,6 +202,7 @@ impl Life {
         self.misses = record.misses;
         (self.role, self.second) = (record.role, record.second);
         self.on_demand = record.on_demand;
+        self.frozen = record.frozen.then(Frozen::remembered);
         self.first = record.first;
         self.health = Health::with_period(record.watchdog_ms.map(Duration::from_millis));
         self.recorded = Some(record);

@@ -113,6 +113,10 @@ impl Supervisor {
             Request::Restart { name, instance, wait } => {
                 self.restart(&name, instance.as_ref(), wait, now)
             }
+            Request::Freeze { name, instance, limit } => {
+                self.freeze(&name, instance.as_ref(), limit, now)
+            }
+            Request::Thaw { name, instance } => self.thaw(&name, instance.as_ref(), now),
             Request::Reload { name, instance, wait } => {
                 self.targets(&name, instance.as_ref())?;
                 let reload = Reloading { id, name, instance, wait };
@@ -276,6 +280,10 @@ impl Supervisor {
             .collect();
         if running.is_empty() {
             let text = format!("service {name} is not running: start it first");
+            return Err(Failure::new(Code::Failed, text));
+        }
+        if running.iter().any(|slot| self.is_frozen(*slot)) {
+            let text = format!("service {name} is frozen and can't read anything: thaw it first");
             return Err(Failure::new(Code::Failed, text));
         }
         let mut commands = Vec::new();

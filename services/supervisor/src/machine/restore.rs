@@ -256,6 +256,7 @@ impl Supervisor {
             life.seen.generation = 0;
             life.ended = 0;
             life.ready_at = None;
+            life.frozen = None;
             self.adopt_life(life);
             return;
         };
@@ -294,6 +295,7 @@ impl Supervisor {
         if runs {
             self.define(slot, now);
         }
+        self.freeze_again(slot, now);
     }
 
     /// Instances that no slot and no record knew: new ones.

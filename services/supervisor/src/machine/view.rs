@@ -11,6 +11,7 @@ use protocol::{
 use super::{
     Supervisor,
     drive::Blocker,
+    frozen::Means,
     instance::{Life, State, Times, UNKILLABLE},
 };
 use crate::settings::Service;
@@ -20,13 +21,15 @@ use crate::settings::Service;
 pub(crate) struct InstanceView {
     pub(crate) service: Arc<Service>,
     pub(crate) instance: Name,
-    /// One word: stopped (or `on demand`), waiting, checking, pausing, starting, ready, reloading, stopping, done, held, failed, unkillable.
+    /// One word: stopped (or `on demand`), waiting, checking, pausing, starting, ready, reloading, stopping, done, held, failed, unkillable, frozen.
     pub(crate) state: &'static str,
     /// What is behind the word, for a person; may be empty.
     pub(crate) detail: String,
     /// The desired state: up.
     pub(crate) wanted: bool,
     pub(crate) running: bool,
+    /// By what it is kept from running.
+    pub(crate) frozen: Option<Means>,
     /// What the keeper said last: slot, generation, pid, exit, suspended.
     pub(crate) slot: SlotState,
     pub(crate) exit_code: Option<i32>,
@@ -95,6 +98,7 @@ impl Supervisor {
             detail,
             wanted: life.wanted,
             running: life.running(),
+            frozen: life.frozen.and_then(|frozen| frozen.means()),
             slot: life.seen,
             exit_code: match life.seen.exit {
                 Exit::None => None,
@@ -117,6 +121,9 @@ impl Supervisor {
     fn state_of(&self, life: &Life) -> (&'static str, String) {
         if life.unkillable {
             return ("unkillable", UNKILLABLE.to_owned());
+        }
+        if let Some(means) = life.frozen.and_then(|frozen| frozen.means()) {
+            return ("frozen", format!("by {}, until it is thawed", means.word()));
         }
         let suspended =
             || if life.seen.suspended { "suspended by a signal" } else { "" }.to_owned();

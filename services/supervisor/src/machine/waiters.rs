@@ -25,6 +25,8 @@ pub(super) enum Awaited {
     Up,
     /// Nothing of any slot runs.
     Down,
+    /// Nothing of any slot runs, and all of it is there.
+    Frozen,
     /// Every slot is forgotten.
     Gone,
     /// Every slot is the instance, ready, and what was there before is gone.
@@ -94,6 +96,20 @@ impl Supervisor {
         }
     }
 
+    /// Whoever waits for this slot to be frozen waits in vain; answers which slots were to be frozen with it, and itself.
+    pub(super) fn fail_freezing(&mut self, slot: u32, failure: &Failure) -> BTreeSet<u32> {
+        let mut together = BTreeSet::from([slot]);
+        let ids = self.lives.get(&slot).map(|life| life.waiters.clone()).unwrap_or_default();
+        for id in ids {
+            let waits = |waiter: &&Waiter| waiter.awaited == Awaited::Frozen;
+            if let Some(waiter) = self.waiters.get(&id).filter(waits) {
+                together.extend(&waiter.slots);
+                self.answer(id, Err(failure.clone()));
+            }
+        }
+        together
+    }
+
     fn answer(&mut self, id: u64, result: Result<(), Failure>) {
         let Some(waiter) = self.waiters.remove(&id) else { return };
         self.deadlines.remove(&(waiter.deadline, Due::Waiter(id)));
@@ -128,6 +144,7 @@ impl Supervisor {
                 (Some(life), Awaited::Replaced) => self.replaced(life),
                 (Some(life), Awaited::Down) => down(life),
                 (Some(life), Awaited::Gone) => gone(life),
+                (Some(life), Awaited::Frozen) => frozen(life),
                 (Some(life), Awaited::Reloaded { failed }) => reloaded(life, failed),
             };
             match one {
@@ -219,6 +236,17 @@ fn down(life: &Life) -> Option<Result<(), Failure>> {
         return Some(Err(Failure::new(Code::Cancelled, text)));
     }
     ended(life)
+}
+
+fn frozen(life: &Life) -> Option<Result<(), Failure>> {
+    match life.frozen {
+        Some(frozen) => frozen.means().map(|_| Ok(())),
+        None => {
+            let (service, instance) = (&life.service.name, &life.name);
+            let text = format!("{service} {instance} was thawed or ended in between");
+            Some(Err(Failure::new(Code::Cancelled, text)))
+        }
+    }
 }
 
 fn gone(life: &Life) -> Option<Result<(), Failure>> {

@@ -1,5 +1,7 @@
 //! Answers calls: what only looks is answered here, what changes something is asked of the machine.
 
+use std::time::Duration;
+
 use daemon::clock;
 use endpoint::{Incoming, Responder};
 use protocol::{
@@ -186,6 +188,16 @@ fn request(call: &Incoming) -> Result<(Request, Answer), Failure> {
         "release" => {
             let service::Release { name } = call.parse()?;
             Request::Release { name }
+        }
+        "freeze" => {
+            let service::Freeze { name, instance, timeout_ms } = call.parse()?;
+            let answer = Answer::Frozen { service: name.clone(), instance: instance.clone() };
+            let limit = timeout_ms.map(Duration::from_millis);
+            return Ok((Request::Freeze { name, instance, limit }, answer));
+        }
+        "thaw" => {
+            let service::Order { name, instance, .. } = call.parse()?;
+            Request::Thaw { name, instance }
         }
         "watchdog" => {
             let service::Watchdog { name, instance, mode, timeout } = call.parse()?;

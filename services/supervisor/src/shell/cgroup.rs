@@ -124,7 +124,7 @@ impl Cgroups {
     }
 
     /// An instance that is being replaced has two groups, because each is killed as a whole. No escaped name has a `+`.
-    fn path(&self, service: &Name, instance: &Name, second: bool) -> PathBuf {
+    pub(crate) fn path(&self, service: &Name, instance: &Name, second: bool) -> PathBuf {
         let end = if second { "+" } else { "" };
         self.base.join(service.escaped()).join(instance.escaped() + end)
     }

@@ -220,6 +220,7 @@ mod tests {
             grace_ms: 0,
             progress_ms: 0,
             adaptive: false,
+            frozen: false,
         }
     }
 

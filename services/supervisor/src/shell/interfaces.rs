@@ -56,16 +56,16 @@ fn open() -> io::Result<AsyncFd<OwnedFd>> {
     let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
     let socket = socket_with(family, kind, flags, None)?;
     bind(&socket, &netlink::SocketAddrNetlink::new(0, GROUPS))?;
-    watched(socket)
+    watched(socket, Interest::READABLE)
 }
 
-/// A descriptor whose readability is waited for.
+/// A descriptor that is waited for.
 #[expect(
     deprecated,
     reason = "what follows it is unsafe, for descriptors that others may close; this owns its own"
 )]
-pub(super) fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(descriptor, Interest::READABLE)
+pub(super) fn watched(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(descriptor, interest)
 }
 
 async fn listen(socket: &AsyncFd<OwnedFd>, inbox: &mpsc::Sender<Inbound>) -> io::Result<()> {

@@ -77,7 +77,9 @@ impl Shell {
         // A start that is to stop, or has stopped, is not expected again.
         if runs && settings.process.app_id == Some(handed.app_id) {
             let terms = &settings.policy.heartbeat;
-            self.heartbeats.expect(slot, expectation(&service.name, instance, terms, &handed));
+            let expect = expectation(&service.name, instance, terms, &handed);
+            let frozen = self.machine.is_frozen(slot);
+            self.heartbeats.expect(slot, Expect { frozen, ..expect });
         }
     }
 
@@ -110,6 +112,7 @@ fn expectation(service: &Name, instance: &Name, terms: &Heartbeat, handed: &Hand
         grace_ms: milliseconds(terms.grace),
         progress_ms: milliseconds(terms.progress),
         adaptive: terms.adaptive,
+        frozen: false,
     }
 }
 

@@ -7,7 +7,10 @@ use protocol::{name::Name, service, time::Moment};
 use serde_json::{Map, Value, json};
 
 use super::Shell;
-use crate::{listing, machine::InstanceView};
+use crate::{
+    listing,
+    machine::{InstanceView, Means},
+};
 
 impl Shell {
     pub(crate) fn list(&self, args: &service::List) -> Value {
@@ -92,6 +95,21 @@ impl Shell {
         found
     }
 
+    /// What of a service is frozen, and by what; by signals, if that is so of any of it.
+    pub(crate) fn frozen_of(&self, service: &Name, instance: Option<&Name>) -> service::Frozen {
+        let mut frozen = service::Frozen::default();
+        for view in self.machine.view(Some(service)) {
+            let Some(means) = view.frozen else { continue };
+            if instance.is_none_or(|instance| view.instance == *instance) {
+                if means == Means::Signals || frozen.instances.is_empty() {
+                    frozen.means = means.word().to_owned();
+                }
+                frozen.instances.push(view.instance);
+            }
+        }
+        frozen
+    }
+
     /// procd's answer to `service watchdog`.
     pub(crate) fn watchdog_of(&self, service: &Name, instance: &Name) -> service::WatchdogReply {
         let views = self.machine.view(Some(service));
@@ -149,6 +167,7 @@ fn seen(view: &InstanceView, now: Moment) -> listing::InstanceView {
         times: [view.times.wanted_at, view.times.spawned_at, view.times.ready_at]
             .map(|time| time.map(|time| time.0 / 1_000_000)),
         health: match (view.slot.suspended, view.watchdog) {
+            _ if view.frozen.is_some() => "frozen",
             _ if view.missing && view.running => "missed",
             (true, _) => "suspended",
             (false, Some(_)) if view.running => "ok",

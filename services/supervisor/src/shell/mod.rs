@@ -13,6 +13,7 @@ mod deposits;
 mod environment;
 mod executable;
 mod firmware;
+mod freezing;
 mod heartbeats;
 mod identify;
 mod interfaces;
@@ -62,6 +63,7 @@ pub(crate) use self::{
 use self::{
     definitions::Definitions,
     firmware::Work,
+    freezing::Watcher,
     heartbeats::Heartbeats,
     identify::{Identifier, Look, Place},
     journal::Journal,
@@ -76,7 +78,7 @@ use self::{
     trial::Trial,
     watchdog::Watchdog,
 };
-use crate::machine::{Change, Ended, Event, Request, ScriptProcess, Supervisor};
+use crate::machine::{Change, Ended, Event, Means, Request, ScriptProcess, Supervisor};
 
 /// What arrives beside the keeper's reports; bounded, so that a flood of calls or notifications waits at its source.
 const INBOX: usize = 256;
@@ -118,6 +120,14 @@ pub(crate) enum Inbound {
     Firmware(Option<system::Ended>),
     /// A network interface changed.
     Seen(Change),
+    /// Nothing of an instance runs any more, or that can't be.
+    Frozen {
+        slot: u32,
+        generation: u32,
+        result: Result<Means, String>,
+    },
+    /// The machine slept, and another life of it began.
+    Resumed,
     /// Who drains what services print has to be looked at.
     Pipes(pipes::Event),
     /// There is no registry, and nobody tries any more.
@@ -139,6 +149,16 @@ enum Pending {
     },
     Define {
         slot: u32,
+    },
+    /// The keeper is told how to answer the end of what is going to be frozen.
+    Freeze {
+        slot: u32,
+        generation: u32,
+    },
+    /// It is told to stop all processes of an instance.
+    Suspend {
+        slot: u32,
+        generation: u32,
     },
     /// The instance named another process as its main one.
     Main {
@@ -175,6 +195,8 @@ enum Answer {
     Nothing,
     /// `service activate`.
     Activated(service::Activated),
+    /// `service freeze`: by what it is frozen.
+    Frozen { service: Name, instance: Option<Name> },
     /// `service watchdog`: what holds now.
     Watchdog { service: Name, instance: Name },
     /// A definition that is remembered already: what came and what was there before, should the machine refuse it.
@@ -196,6 +218,8 @@ pub(crate) struct Shell {
     /// Instances that are ready when an object of theirs is registered, by slot.
     awaited: BTreeMap<u32, Awaited>,
     workshop: Workshop,
+    /// Who waits until nothing of an instance runs, by slot.
+    freezing: BTreeMap<u32, Watcher>,
     pipes: Pipes,
     /// What the log service will ask for.
     parts: Parts,
@@ -289,6 +313,11 @@ impl Shell {
             Inbound::Tried { id, result } => self.tried(id, result),
             Inbound::Look(look) => self.look(look),
             Inbound::Pipes(event) => self.pipes_event(event),
+            Inbound::Frozen { slot, generation, result } => self.froze(slot, generation, result),
+            Inbound::Resumed => {
+                tracing::info!("the machine was resumed; every watchdog begins anew");
+                self.machine.handle_event(Event::Resumed, clock::now());
+            }
             Inbound::RegistryGivenUp => self.registry_given_up(),
             Inbound::ScriptStarted { run, process } => {
                 self.machine.handle_event(Event::ScriptStarted { run, process }, clock::now());
@@ -349,6 +378,9 @@ impl Shell {
                 responder.reply(&serde_json::Value::Null)
             }
             (Ok(()), Answer::Activated(activated)) => responder.reply(&activated),
+            (Ok(()), Answer::Frozen { service, instance }) => {
+                responder.reply(&self.frozen_of(&service, instance.as_ref()));
+            }
             (Ok(()), Answer::Watchdog { service, instance }) => {
                 responder.reply(&self.watchdog_of(&service, &instance));
             }

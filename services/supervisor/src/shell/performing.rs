@@ -49,6 +49,10 @@ impl Shell {
                 self.heartbeats.forget(slot, u32::MAX);
                 self.workshop.forget(slot, &mut self.channel);
             }
+            Action::Freeze { slot, generation, disposition } => {
+                self.freeze(slot, generation, disposition);
+            }
+            Action::Thaw { slot, generation, means } => self.thaw(slot, generation, means),
             Action::Expect { slot, service, instance } => {
                 self.expect_again(slot, &service, &instance);
             }

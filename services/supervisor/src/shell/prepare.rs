@@ -108,6 +108,12 @@ impl Workshop {
         self.slots.get_mut(&slot)
     }
 
+    /// The folder of a slot's cgroup, where it has one.
+    pub(crate) fn group(&self, slot: u32) -> Option<PathBuf> {
+        let Prepared { service, instance, seat, .. } = self.slots.get(&slot)?;
+        Some(self.cgroups.as_ref()?.path(&service.name, instance, seat.second))
+    }
+
     /// The slot in whose cgroup a process is.
     pub(crate) fn slot_of_cgroup(&self, pid: i32) -> Option<u32> {
         let group = self.cgroups.as_ref()?.group_of(pid)?;

@@ -4,8 +4,8 @@
 //! The registry is one of our services. Where none is defined nobody is looked for; one that isn't there for the time of the
 //! retry policy is given up, until it is started.
 
-use endpoint::{Change, Registration, RetryPolicy, State};
-use protocol::{keeper::Phase, name::Name};
+use endpoint::{Bus, Change, Registration, RetryPolicy, State};
+use protocol::{keeper::Phase, name::Name, registry::Subscribe};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
@@ -26,11 +26,14 @@ pub(crate) struct Membership {
     registration: Registration,
     /// Tells the loop that the registry was given up.
     watcher: JoinHandle<()>,
+    /// Tells the loop that the machine slept.
+    sleep: JoinHandle<()>,
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
         self.watcher.abort();
+        self.sleep.abort();
     }
 }
 
@@ -56,7 +59,8 @@ impl Shell {
                 let _ = inbox.send(Inbound::RegistryGivenUp).await;
             }
         });
-        self.membership = Some(Membership { registration, watcher });
+        let sleep = tokio::spawn(resumed(self.bus.clone(), self.back.clone()));
+        self.membership = Some(Membership { registration, watcher, sleep });
         for slot in self.awaited.keys().copied().collect::<Vec<_>>() {
             self.watch_for(slot);
         }
@@ -126,6 +130,26 @@ impl Shell {
         let watch = self.bus.watch(object);
         let (identifier, inbox) = (self.identifier.clone(), self.back.clone());
         prepared.probe = Some(Probe::new(registered(watch, place, identifier, inbox)));
+    }
+}
+
+/// Reports each new life of an image of the machine.
+async fn resumed(bus: Bus, inbox: mpsc::Sender<Inbound>) {
+    let patterns = vec![protocol::autorun::RESUMED.to_owned()];
+    let mut events = bus.subscribe(Subscribe { patterns, retained: false, ..Subscribe::default() });
+    loop {
+        match events.next().await {
+            Ok(event) if event.topic == protocol::autorun::RESUMED => {
+                // Nobody listens where the supervisor is leaving.
+                let _ = inbox.send(Inbound::Resumed).await;
+            }
+            // The registry was away: nothing is concluded from that.
+            Ok(_) => {}
+            Err(failure) => {
+                tracing::warn!("the registry does not say when the machine has slept: {failure}");
+                return;
+            }
+        }
     }
 }
 

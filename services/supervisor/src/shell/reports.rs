@@ -69,6 +69,12 @@ impl Shell {
                     self.deliver(slot, state.generation, notification);
                 }
             }
+            (Pending::Freeze { slot, generation }, outcome) => {
+                self.may_freeze(slot, generation, outcome);
+            }
+            (Pending::Suspend { slot, generation }, outcome) => {
+                self.suspended(slot, generation, outcome);
+            }
             (Pending::Reexec(id), outcome) => {
                 self.order(&Order::Starts, Pending::Starts);
                 self.answer_outcome(id, outcome);

@@ -13,7 +13,7 @@ use daemon::places::Places;
 use protocol::name::Name;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use tokio::{
-    io::AsyncReadExt as _,
+    io::{AsyncReadExt as _, Interest},
     net::unix::pipe::Receiver,
     process::{Child, Command},
     sync::mpsc,
@@ -76,7 +76,7 @@ pub(super) async fn outlast(process: ScriptProcess, timeout: Duration) {
     if start_of(process.pid) != Some(process.started) {
         return;
     }
-    let Ok(pidfd) = interfaces::watched(pidfd) else { return };
+    let Ok(pidfd) = interfaces::watched(pidfd, Interest::READABLE) else { return };
     // Its group keeps its number as long as its leader, which the descriptor is about, has not ended.
     for (time, signal) in [(timeout, Signal::TERM), (GRACE, Signal::KILL)] {
         if tokio::time::timeout(time, pidfd.readable()).await.is_ok() {

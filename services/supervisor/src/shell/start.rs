@@ -101,6 +101,7 @@ pub(crate) async fn start(daemon: &Context, channel: OwnedFd) -> anyhow::Result<
         membership: None,
         awaited: BTreeMap::new(),
         workshop,
+        freezing: BTreeMap::new(),
         pipes: Default::default(),
         parts: Default::default(),
         heartbeats,

@@ -97,6 +97,12 @@ pub(crate) trait Platform {
     /// Where it can't be made or opened.
     fn record(&mut self, record: Record) -> io::Result<&mut dyn Disk>;
     fn store(&mut self) -> &mut dyn Store;
+    /// Called before something that is booted is written: an image of the machine's memory, which goes with what was there when it
+    /// was taken, must not be resumed any more.
+    ///
+    /// # Errors
+    /// Where it may be resumed all the same; then nothing may be written.
+    fn invalidate_image(&mut self, reason: &str) -> io::Result<()>;
     /// None on a device whose boot loader is left alone; then nothing can be activated by a reboot.
     fn boot(&mut self) -> Option<&mut dyn BootControl>;
 }

@@ -77,6 +77,12 @@ impl Plan {
         })
     }
 
+    /// Whether it writes what the machine is booted from.
+    pub(crate) fn changes_boot(&self, rules: &Rules) -> bool {
+        let booted = [Activation::Reboot, Activation::Mirror];
+        booted.into_iter().any(|activation| self.with(rules, activation).next().is_some())
+    }
+
     /// The set that it writes, if it writes one.
     pub(crate) fn set(&self, rules: &Rules) -> Option<Letter> {
         self.with(rules, Activation::Reboot).next().map(|planned| planned.letter)

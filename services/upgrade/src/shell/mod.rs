@@ -8,6 +8,7 @@ mod approvals;
 mod devices;
 mod facts;
 mod health;
+mod images;
 mod limit;
 mod links;
 mod loader;
@@ -47,6 +48,7 @@ use tokio::{
 pub(crate) use self::loader::command;
 use self::{
     health::Observer,
+    images::Images,
     limit::Limit,
     services::Switcher,
     store::Folder,
@@ -122,7 +124,8 @@ async fn serve(setup: Setup, stream: StdStream, mut shutdown: Shutdown) -> anyho
     let (settings, state) = (setup.settings.clone(), folder.clone());
     let bus = Bus::new(&setup.places.run, endpoint::Options::default());
     let ended = if has_loader(&setup.settings) { facts::last_end(&bus).await } else { None };
-    let work = move || Worker::new(settings, state, ended, outputs).run(&received);
+    let images = Arc::new(Images::new(bus.clone()));
+    let work = move || Worker::new(settings, state, ended, images, outputs).run(&received);
     std::thread::Builder::new().name("writer".to_owned()).spawn(work)?;
     let mut reading = tokio::spawn(read(reader, inputs.clone()));
     let mut shell = Shell::new(setup, folder, writer, inputs, bus);

@@ -1,9 +1,10 @@
 //! The device as the engine sees it: its slots, its records, its small files and its boot loader.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf, sync::Arc};
 
 use super::{
     devices::{Opener, Plain, usage},
+    images::Images,
     loader::Loader,
     store::Folder,
     tree,
@@ -19,6 +20,7 @@ pub(crate) struct Device {
     components: Vec<Component>,
     opener: Opener,
     folder: Folder,
+    images: Arc<Images>,
     records: Vec<(Record, Plain)>,
     boot: Option<Loader>,
 }
@@ -28,7 +30,11 @@ impl Device {
     ///
     /// # Errors
     /// Where they can't be made or opened.
-    pub(crate) fn open(settings: &Settings, folder: Folder) -> io::Result<Self> {
+    pub(crate) fn open(
+        settings: &Settings,
+        folder: Folder,
+        images: Arc<Images>,
+    ) -> io::Result<Self> {
         let mut records = Vec::new();
         for record in [Record::Journal, Record::Active, Record::Floor] {
             records.push((record, folder.record(record)?));
@@ -39,6 +45,7 @@ impl Device {
             components: settings.components.clone(),
             opener: Opener::default(),
             folder,
+            images,
             records,
             boot,
         })
@@ -90,6 +97,10 @@ impl Platform for Device {
 
     fn store(&mut self) -> &mut dyn Store {
         &mut self.folder
+    }
+
+    fn invalidate_image(&mut self, reason: &str) -> io::Result<()> {
+        self.images.invalidate(reason)
     }
 
     fn boot(&mut self) -> Option<&mut dyn BootControl> {

@@ -7,7 +7,10 @@
 use std::{
     fs::File,
     io,
-    sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    },
     time::Duration,
 };
 
@@ -22,7 +25,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{approvals::Approvals, facts, platform, store::Folder};
+use super::{approvals::Approvals, facts, images::Images, platform, store::Folder};
 use crate::{
     channel::{Device, Order, What, Word},
     disk::Store as _,
@@ -73,6 +76,7 @@ pub(crate) struct Worker {
     folder: Folder,
     /// How the last boot ended.
     ended: Option<Ended>,
+    images: Arc<Images>,
     lock: Option<File>,
     /// There with the engine.
     approvals: Option<Approvals>,
@@ -93,6 +97,7 @@ impl Worker {
         settings: Result<Settings, String>,
         folder: Folder,
         ended: Option<Ended>,
+        images: Arc<Images>,
         outputs: mpsc::Sender<Output>,
     ) -> Self {
         let (now, engine) = (clock::now(), Err("not opened yet".to_owned()));
@@ -100,6 +105,7 @@ impl Worker {
             settings,
             folder,
             ended,
+            images,
             lock: None,
             approvals: None,
             engine,
@@ -302,7 +308,8 @@ impl Worker {
         self.approvals = Some(approvals);
         let mut complaints = Vec::new();
         let start = Start { ended: self.ended.clone(), ..facts::start(&mut complaints) };
-        let device = platform::Device::open(&settings, self.folder.clone());
+        let device =
+            platform::Device::open(&settings, self.folder.clone(), Arc::clone(&self.images));
         let device = device.map_err(|error| error.to_string())?;
         let engine = Engine::open(device, settings.rules(), start, Limits::REAL, now());
         let mut engine = engine.map_err(|error| error.to_string())?;

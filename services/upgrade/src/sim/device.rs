@@ -185,6 +185,19 @@ impl Platform for SimPlatform {
         &mut self.store
     }
 
+    fn invalidate_image(&mut self, reason: &str) -> io::Result<()> {
+        assert!(!reason.is_empty());
+        let image = &mut self.world.0.borrow_mut().image;
+        image.told += 1;
+        match image.stuck {
+            true => Err(io::Error::other("the journal's medium is read-only")),
+            false => {
+                image.valid = false;
+                Ok(())
+            }
+        }
+    }
+
     fn boot(&mut self) -> Option<&mut dyn BootControl> {
         Some(&mut self.boot)
     }

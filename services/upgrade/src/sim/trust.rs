@@ -420,3 +420,48 @@ fn a_mirrored_component_is_whole_in_one_place_whenever_power_is_lost() {
         }
     }
 }
+
+#[test]
+fn an_image_is_void_before_the_first_byte_of_what_is_booted_and_it_is_said_once_a_transfer() {
+    let image = |device: &Trusting| device.world.0.borrow().image;
+    let mut device = Trusting::new();
+    device.world.0.borrow_mut().image.valid = true;
+    device.install(&application(2)).unwrap();
+    assert!(image(&device).valid && image(&device).told == 0, "an application is not in the way");
+    let bytes = signed(&parcel(&IMAGES, 3), 2);
+    device.engine.begin(&bytes, DRY_RUN, caller(), NOW).unwrap();
+    assert!(image(&device).valid, "checking changes nothing");
+    device.install(&parcel(&IMAGES, 3)).unwrap();
+    assert!(!image(&device).valid && image(&device).told == 1);
+    // What is mirrored is booted, too.
+    let mut device = Trusting::new();
+    device.world.0.borrow_mut().image.valid = true;
+    device.install(&parcel(&[("boot", 9000)], 2)).unwrap();
+    assert!(!image(&device).valid && image(&device).told == 1);
+}
+
+#[test]
+fn nothing_is_written_under_an_image_that_can_not_be_made_void() {
+    let mut device = Trusting::new();
+    let stuck = super::world::Image { valid: true, stuck: true, told: 0 };
+    device.world.0.borrow_mut().image = stuck;
+    device.refused(&signed(&all(), 2));
+    let failure = device.begin(&signed(&all(), 2)).unwrap_err();
+    assert!(failure.code == Code::Failed && failure.text.contains("read-only"), "{failure}");
+    device.install(&application(2)).unwrap();
+    // It is not the end: the next one goes well when the engine does.
+    device.world.0.borrow_mut().image.stuck = false;
+    device.install(&parcel(&IMAGES, 3)).unwrap();
+    assert!(!device.world.0.borrow().image.valid);
+}
+
+#[test]
+fn a_transfer_that_is_taken_up_again_says_it_again() {
+    let mut device = Trusting::new();
+    for told in 1..=2 {
+        device.world.0.borrow_mut().image.valid = true;
+        let begun = device.engine.begin(&signed(&all(), 2), 0, caller(), NOW).unwrap();
+        assert_eq!(device.world.0.borrow().image.told, told);
+        device.engine.leave(begun.session);
+    }
+}

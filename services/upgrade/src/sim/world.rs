@@ -18,6 +18,18 @@ pub(crate) struct World {
     /// What of the unflushed writes is kept when power is lost.
     pub(crate) keep: u64,
     pub(crate) off: bool,
+    pub(crate) image: Image,
+}
+
+/// An image of the machine's memory, and the engine that takes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Image {
+    /// It can be resumed.
+    pub(crate) valid: bool,
+    /// The engine can't make it void.
+    pub(crate) stuck: bool,
+    /// How often the engine was told.
+    pub(crate) told: u32,
 }
 
 /// What goes wrong, and when.
@@ -218,6 +230,9 @@ impl Disk for SimDisk {
             return Err(broken());
         }
         let disk = &mut world.disks[self.number];
+        let booted = ["kernel-", "rootfs-", "boot-A", "boot-B"];
+        let booted = booted.iter().any(|part| disk.name.starts_with(part));
+        assert!(!(booted && world.image.valid), "{} is written under an image", disk.name);
         let from = usize::try_from(at).expect("simulated disks are small");
         let most = if world.faults.short > 0 { world.faults.short } else { data.len() };
         let data = &data[..data.len().min(most)];

@@ -3,6 +3,7 @@
 
 mod approvals;
 mod faults;
+mod images;
 mod installs;
 mod kills;
 mod support;

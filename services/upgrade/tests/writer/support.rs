@@ -137,6 +137,19 @@ impl Device {
         Writer { child, stream: ours, number: 0, words: Vec::new() }
     }
 
+    /// An autorun engine, until its server is dropped.
+    pub(crate) fn autorun(&self) -> (Server, Autorun) {
+        let autorun = Autorun::default();
+        let server = self.runtime.block_on(async {
+            let server = Server::new(endpoint::Settings::default()).unwrap();
+            server.add("autorun", autorun.clone()).unwrap();
+            let socket = self.path("run/autorun.sock");
+            server.listen(std::os::unix::net::UnixListener::bind(socket).unwrap()).unwrap();
+            server
+        });
+        (server, autorun)
+    }
+
     /// Lets time pass for whoever serves; the supervisor's calls are carried out by another thread.
     pub(crate) fn until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
         let _guard = self.runtime.enter();
@@ -401,5 +414,24 @@ impl Serve for Object {
         let args = call.parse::<Value>().unwrap_or_default();
         let outcome = self.0.answer(self.1, &call.method, &args);
         call.responder.finish(outcome);
+    }
+}
+
+/// How often it was asked to invalidate its image, and why it refuses that, if it does.
+#[derive(Clone, Default)]
+pub(crate) struct Autorun(pub(crate) Arc<Mutex<(u32, Option<Failure>)>>);
+
+impl Serve for Autorun {
+    fn describe(&self) -> Description {
+        protocol::autorun::description()
+    }
+
+    async fn call(&mut self, call: Incoming) {
+        assert_eq!(&*call.method, "invalidate");
+        let args = call.parse::<Value>().unwrap();
+        assert!(args["reason"].as_str().unwrap().contains("version"), "{args}");
+        let (asked, refusal) = &mut *self.0.lock().unwrap();
+        *asked += 1;
+        call.responder.finish(refusal.clone().map_or(Ok(Value::Null), Err));
     }
 }

@@ -62,6 +62,7 @@ pub(super) fn expected(app_id: i32, generation: u32) -> Expect {
         grace_ms: 30_000,
         progress_ms: 0,
         adaptive: false,
+        frozen: false,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod device;
 mod floods;
+mod frozen;
 mod lives;
 mod loss;
 mod supervisor;

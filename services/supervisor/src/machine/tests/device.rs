@@ -42,6 +42,8 @@ pub(super) struct Device {
     names: BTreeMap<u32, String>,
     /// What the shell would find when it looks at the machine's pressure.
     pub(super) starved: bool,
+    /// What comes of freezing; nothing at all for `None`.
+    pub(super) freezer: Option<Result<Means, String>>,
     /// Numbers of scripts and of validations, in the order in which they were asked for.
     pub(super) scripts: Vec<u64>,
     /// What each script waited for before it began.
@@ -73,6 +75,7 @@ impl Device {
             cut_after: None,
             names: BTreeMap::new(),
             starved: false,
+            freezer: Some(Ok(Means::Group)),
             scripts: Vec::new(),
             waited_for: Vec::new(),
             validations: Vec::new(),
@@ -195,6 +198,27 @@ impl Device {
                 self.log.push(format!("forget {slot}"));
                 self.unexpected.remove(&slot);
                 self.keeper.forget(slot);
+            }
+            Action::Freeze { slot, generation, disposition } => {
+                self.log.push(format!("freeze {}", self.names[&slot]));
+                self.keeper.dispose(slot, disposition);
+                let there = self.keeper.slots.get_mut(&slot).unwrap();
+                assert_eq!(disposition.armed_after_ms.or(disposition.alone_after_ms), None);
+                // As the shell does: it is about that very start, or about nothing any more.
+                if there.state.generation != generation {
+                    return;
+                }
+                there.kept = true;
+                if let Some(result) = self.freezer.clone() {
+                    let event = Event::Frozen { slot, generation, result };
+                    self.machine.handle_event(event, self.now);
+                }
+            }
+            Action::Thaw { slot, .. } => {
+                self.log.push(format!("thaw {}", self.names[&slot]));
+                if let Some(there) = self.keeper.slots.get_mut(&slot) {
+                    there.kept = false;
+                }
             }
             Action::Expect { slot, .. } => self.log.push(format!("expect {}", self.names[&slot])),
             Action::Unexpect { slot, generation } => {

@@ -15,6 +15,10 @@ enum Step {
     Restart(usize),
     Reload(usize),
     Replace(usize),
+    Freeze(usize),
+    Thaw(usize),
+    /// From now on freezing works, or leads to nothing.
+    Freezer(bool),
     /// What is to take its place crashes, or is ready.
     CrashNew(usize),
     ReadyNew(usize),
@@ -61,6 +65,14 @@ fn apply(device: &mut Device, step: Step) {
         Step::Restart(n) => drop(device.request(request(n, true, 2))),
         Step::Reload(n) => drop(device.request(request(n, true, 4))),
         Step::Replace(n) => drop(device.request(request(n, true, 3))),
+        Step::Freeze(n) => {
+            let (name, instance, limit) = (name(SERVICES[n]), None, None);
+            device.request(Request::Freeze { name, instance, limit });
+        }
+        Step::Thaw(n) => {
+            device.request(Request::Thaw { name: name(SERVICES[n]), instance: None });
+        }
+        Step::Freezer(works) => device.freezer = works.then_some(Ok(Means::Group)),
         Step::CrashNew(n) | Step::ReadyNew(n) | Step::DeliverNew(n) => {
             let Some(slot) = other_slot(device, n) else { return };
             let generation = device.keeper.slots[&slot].state.generation;
@@ -160,7 +172,11 @@ fn check(device: &Device) {
         assert_eq!(other_slot(device, n), None, "a second process of {service}");
     }
     for view in views {
+        let slot = device.keeper.slots.get(&view.slot.slot);
+        let kept = slot.is_some_and(|slot| slot.kept);
+        assert_eq!(kept, view.state == "frozen", "{view:?}");
         match view.state {
+            "frozen" => assert!(view.wanted && running(&view), "{view:?}"),
             "ready" => assert!(view.wanted && running(&view), "{view:?}"),
             "done" | "held" | "failed" => assert!(!running(&view), "{view:?}"),
             "stopped" => assert!(!view.wanted && !running(&view), "{view:?}"),
@@ -193,6 +209,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => n.clone().prop_map(Step::Restart),
         1 => n.clone().prop_map(Step::Reload),
         2 => n.clone().prop_map(Step::Replace),
+        2 => n.clone().prop_map(Step::Freeze),
+        1 => n.clone().prop_map(Step::Thaw),
+        1 => any::<bool>().prop_map(Step::Freezer),
         1 => n.clone().prop_map(Step::CrashNew),
         2 => n.clone().prop_map(Step::ReadyNew),
         2 => n.clone().prop_map(Step::DeliverNew),

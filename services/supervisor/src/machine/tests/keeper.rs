@@ -25,6 +25,8 @@ pub(super) struct Slot {
     pub(super) stubborn: bool,
     /// Nothing reaches it, not even SIGKILL, until it thaws.
     pub(super) frozen: bool,
+    /// Hears nothing but SIGKILL, and what is spawned beside it hears nothing either.
+    pub(super) kept: bool,
     /// Leaves processes behind, so that its end takes time.
     pub(super) messy: bool,
     /// The keeper will respawn it alone.
@@ -38,6 +40,7 @@ impl Keeper {
             disposition,
             stubborn: false,
             frozen: false,
+            kept: false,
             messy: false,
             answers: false,
         });
@@ -66,6 +69,7 @@ impl Keeper {
 
     fn begin(&mut self, slot: u32, alone: bool, now: Moment) {
         self.last_pid += 1;
+        assert!(!self.slots[&slot].kept, "slot {slot} is spawned into a frozen group");
         let state = &mut self.slots.get_mut(&slot).unwrap().state;
         state.generation += 1;
         state.phase = Phase::Running;
@@ -78,7 +82,7 @@ impl Keeper {
 
     pub(super) fn signal(&mut self, slot: u32, generation: u32, signal: i32, now: Moment) {
         let Some(there) = self.slots.get(&slot) else { return };
-        if there.frozen {
+        if there.frozen || (there.kept && signal != 9) {
             return;
         }
         let current = there.state.generation == generation;

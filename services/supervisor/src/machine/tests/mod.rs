@@ -2,6 +2,7 @@
 
 mod boot;
 mod device;
+mod frozen;
 mod full;
 mod heartbeats;
 mod interleavings;

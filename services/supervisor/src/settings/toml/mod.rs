@@ -139,14 +139,10 @@ fn service(top: &Table<'_>, name: &Name, source: Source, context: &Context) -> R
     let core = CORE.contains(&name.as_str());
     let relations = |key| relations(top, key, name);
     let on_demand = top.table("on-demand").and_then(|table| on_demand(&table));
-    let autostart = top.boolean("autostart");
-    if let (Some(true), Some(item), Some(_)) = (autostart, top.get("autostart"), &on_demand) {
-        item.wrong("a service with on-demand is not started at boot; leave one of the two out");
-    }
     let service = Service {
         name: name.clone(),
         source,
-        autostart: autostart.unwrap_or(true) && on_demand.is_none(),
+        autostart: top.boolean("autostart").unwrap_or(on_demand.is_none()),
         start: top.integer("start", 0..=9999).unwrap_or(START_DEFAULT),
         stop: top.integer("stop", 0..=9999),
         after: relations("after"),

@@ -69,6 +69,12 @@ fn a_service_on_demand_is_not_started_at_boot() {
 }
 
 #[test]
+fn a_service_on_demand_is_started_at_boot_where_the_definition_says_so() {
+    let both = "command = [\"/bin/x\"]\nautostart = true\non-demand = { objects = [\"camera\"] }";
+    assert!(service(both).autostart && service(both).on_demand.is_some());
+}
+
+#[test]
 fn the_keys_of_a_service_land_in_their_fields() {
     let service = service(
         r#"
@@ -355,7 +361,6 @@ fn each_mistake_says_what_is_allowed() {
         ("on-demand = { objects = [] }", "write 1 to 64"),
         ("on-demand = { objects = [\"a//b\"] }", "not an object's name"),
         ("on-demand = { objects = [\"a\"], idle = \"3s\" }", "idle-timeout"),
-        ("autostart = true\non-demand = { objects = [\"a\"] }", "leave one of the two out"),
         (
             "readiness = { fd = 3 }\nsockets = [{ listen = \"tcp:127.0.0.1:1\" }]",
             "choose one from 4 to 255",
