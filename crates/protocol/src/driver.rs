@@ -104,6 +104,12 @@ pub fn host_description() -> Description {
         .method("rollback", &[("reason", Kind::String, false)], "for the manager", "Report")
         .method("settled", &[], "wait until no version is on probation", "Settled")
         .method(
+            "trial",
+            &[],
+            "for the manager: what a canary begins with, the state of now and the last calls",
+            "descriptor",
+        )
+        .method(
             "cuse",
             &[("device", Kind::Descriptor, false)],
             "for the manager: takes /dev/cuse, or gives a copy back",
@@ -310,6 +316,9 @@ pub struct Status {
     /// The character device, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// Names of the driver's own operations, in the order of their numbers; one without a name is empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<String>,
     /// What falls short: no membarrier, no real-time priority, no /dev/cuse, a wrong definition.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

@@ -21,7 +21,7 @@ use super::{
 use crate::engine::{
     Engine, Work,
     choice::Choice,
-    contract::{Action, BootControl as _, Caller, Letter},
+    contract::{Action, BootControl as _, Caller, Letter, Switched},
 };
 
 const DEVICE: [u8; 32] = [9; 32];
@@ -84,7 +84,7 @@ impl Trusting {
 
     fn try_open(world: &Shared) -> io::Result<Engine<SimPlatform>> {
         let platform = SimPlatform::new(world);
-        let mut engine = Engine::open(platform, rules(), start(Letter::A, 1), LIMITS, NOW)?;
+        let mut engine = Engine::open(platform, rules(), start(Letter::A, 1, false), LIMITS, NOW)?;
         let (bytes, signatures) = keyring(1, 2);
         engine.trust(Some((&bytes, &signatures))).map_err(io::Error::other)?;
         Ok(engine)
@@ -148,7 +148,9 @@ impl Trusting {
         while engine.work(NOW)? == Work::More {}
         while let Some(action) = engine.poll_action() {
             match action {
-                Action::Switch(_) => engine.switched(Ok(7), NOW)?,
+                Action::Switch(_) => {
+                    engine.switched(Ok(Switched { outage_ms: 7, ..Switched::default() }), NOW)?;
+                }
                 Action::Observe(observe) => engine.verdict(observe.number, Ok(()), NOW)?,
                 Action::Changed | Action::Reboot { .. } => {}
             }
@@ -336,7 +338,8 @@ fn a_newer_keyring_replaces_the_factorys_and_outlives_the_process() {
 fn a_device_without_a_keyring_believes_nobody_and_says_what_to_do() {
     let world = Shared::new(factory());
     let platform = SimPlatform::new(&world);
-    let mut engine = Engine::open(platform, rules(), start(Letter::A, 1), LIMITS, NOW).unwrap();
+    let mut engine =
+        Engine::open(platform, rules(), start(Letter::A, 1, false), LIMITS, NOW).unwrap();
     let refused = engine.begin(&signed(&all(), 2), 0, caller(), NOW).unwrap_err();
     assert_eq!(reason(&refused), "no-keyring");
     assert!(refused.text.contains("--allow-unsigned"), "{refused}");
