@@ -2,6 +2,7 @@
 
 mod bus;
 mod config;
+mod driver;
 mod log;
 mod service;
 mod system;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use self::{
     bus::{Listen, Monitor, Publish, RegistryCommand, WaitFor},
     config::{ConfigCommand, Event, Import, Selected},
+    driver::{DriverCall, DriverCommand, DriverProbe, DriverUpgrade, Way},
     log::{Log, LogLevel},
     service::{Define, Order, ServiceCommand},
     system::{BootCommand, Ending, SystemCommand, Watchdog},
@@ -116,6 +118,9 @@ pub(crate) enum Command {
     /// Install bundles; what is in which slot, and how an upgrade stands
     #[command(subcommand)]
     Upgrade(UpgradeCommand),
+    /// Drivers that are replaced while they are used: what serves, and what it does
+    #[command(subcommand)]
+    Driver(DriverCommand),
     /// Print what services, the kernel and syslog said
     Log(Log),
     /// Print or change how much a daemon says
