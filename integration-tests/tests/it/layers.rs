@@ -30,8 +30,19 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Crates that may not need tokio, not even by a feature.
-const PURE: &[&str] =
-    &["protocol", "rudp", "uci", "bundle", "vestal-exec", "vestal-keeper", "vestal-mounts"];
+const PURE: &[&str] = &[
+    "protocol",
+    "driver-abi",
+    "driver-client",
+    "serial-driver",
+    "hotpatch",
+    "rudp",
+    "uci",
+    "bundle",
+    "vestal-exec",
+    "vestal-keeper",
+    "vestal-mounts",
+];
 
 #[test]
 fn dependencies_point_downwards() {
