@@ -68,7 +68,8 @@ type Reason = (&'static str, String);
 
 fn try_out() -> Result<(), Reason> {
     let refused = |refusal: Refusal| (refusal.code.name(), refusal.text);
-    let object = descriptor().map_err(|error| ("system", format!("descriptor {OBJECT}: {error}")))?;
+    let object =
+        descriptor().map_err(|error| ("system", format!("descriptor {OBJECT}: {error}")))?;
     let sealed = Sealed::adopt(object, OBJECT_MAX).map_err(refused)?;
     let image = Image::check(sealed.bytes()).map_err(refused)?;
     let mut bytes = Vec::new();
@@ -97,13 +98,17 @@ fn rehearse(module: &Module, sample: &Sample) -> Result<(), Reason> {
     }
     let refused = |refusal: Refusal| (refusal.code.name(), refusal.text);
     let exported = module.export().map_err(refused)?;
-    State::parse(&exported).map_err(|error| (Code::BadDriver.name(), format!("its state is none: {error}")))?;
+    State::parse(&exported)
+        .map_err(|error| (Code::BadDriver.name(), format!("its state is none: {error}")))?;
     if let Ok(before) = State::parse(&sample.state)
         && before.layout != module.layout()
     {
         let back = module.downgrade(before.layout).map_err(refused)?;
         if State::parse(&back).ok().as_ref() != Some(&before) {
-            return Err(("state-lost", "what it writes in the old layout is not what it was given".to_owned()));
+            return Err((
+                "state-lost",
+                "what it writes in the old layout is not what it was given".to_owned(),
+            ));
         }
     }
     let result = module.self_test();

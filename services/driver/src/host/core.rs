@@ -135,12 +135,7 @@ impl Core {
     }
 
     /// Ends a handle, after the calls that were submitted before. The driver's answer, or -EBADF.
-    pub(crate) fn close(
-        &self,
-        owner: Owner,
-        handle: u64,
-        done: impl FnOnce(i64) + Send + 'static,
-    ) {
+    pub(crate) fn close(&self, owner: Owner, handle: u64, done: impl FnOnce(i64) + Send + 'static) {
         self.desk.close(owner, handle, Box::new(move |outcome| done(outcome.result)));
     }
 }

@@ -54,9 +54,12 @@ impl Bench {
         let at = |name: &str| self.folder.path().join(name);
         let host = Command::new(PROGRAM)
             .args(["--host", self.name])
-            .arg("--run-dir").arg(at("run"))
-            .arg("--config-dir").arg(at("config"))
-            .arg("--state-dir").arg(at("state"))
+            .arg("--run-dir")
+            .arg(at("run"))
+            .arg("--config-dir")
+            .arg(at("config"))
+            .arg("--state-dir")
+            .arg(at("state"))
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
@@ -134,16 +137,29 @@ impl Bench {
     }
 
     /// A call, made again where the host went away.
-    pub(crate) async fn data(&self, method: &'static str, head: Head, data: &[u8]) -> (i64, Vec<u8>) {
+    pub(crate) async fn data(
+        &self,
+        method: &'static str,
+        head: Head,
+        data: &[u8],
+    ) -> (i64, Vec<u8>) {
         self.repeated(method, head.encode(data)).await
     }
 
     /// The same beside the test, without data.
-    pub(crate) fn repeating(&self, method: &'static str, head: Head) -> impl Future<Output = (i64, Vec<u8>)> + use<> {
+    pub(crate) fn repeating(
+        &self,
+        method: &'static str,
+        head: Head,
+    ) -> impl Future<Output = (i64, Vec<u8>)> + use<> {
         self.repeated(method, head.encode(&[]))
     }
 
-    fn repeated(&self, method: &'static str, bytes: Vec<u8>) -> impl Future<Output = (i64, Vec<u8>)> + use<> {
+    fn repeated(
+        &self,
+        method: &'static str,
+        bytes: Vec<u8>,
+    ) -> impl Future<Output = (i64, Vec<u8>)> + use<> {
         let (client, at) = (self.client.clone(), self.at());
         async move {
             loop {
@@ -173,7 +189,12 @@ impl Bench {
     }
 
     /// A call beside the test.
-    pub(crate) fn begin(&self, method: &'static str, head: Head, data: &[u8]) -> JoinHandle<(i64, Vec<u8>)> {
+    pub(crate) fn begin(
+        &self,
+        method: &'static str,
+        head: Head,
+        data: &[u8],
+    ) -> JoinHandle<(i64, Vec<u8>)> {
         let (client, at, bytes) = (self.client.clone(), self.at(), head.encode(data));
         tokio::spawn(async move {
             let options = CallOptions { deadline: DEADLINE, ..CallOptions::default() };

@@ -43,16 +43,7 @@ pub(crate) enum Verdict {
 
 impl Line {
     pub(crate) fn new(handle: u64, owner: Owner, flags: u32) -> Self {
-        Self {
-            handle,
-            owner,
-            flags,
-            started: 0,
-            done: 0,
-            result: 0,
-            op: 0,
-            brought_data: false,
-        }
+        Self { handle, owner, flags, started: 0, done: 0, result: 0, op: 0, brought_data: false }
     }
 
     /// What becomes of the call with this number: never twice what may change something.

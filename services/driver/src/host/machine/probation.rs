@@ -91,7 +91,11 @@ impl Probation {
             let grown = memory.saturating_sub(self.memory);
             let limit = self.limits.max_memory;
             (grown > limit).then(|| {
-                format!("the process grew by {} KiB, max-memory is {} KiB", grown >> 10, limit >> 10)
+                format!(
+                    "the process grew by {} KiB, max-memory is {} KiB",
+                    grown >> 10,
+                    limit >> 10
+                )
             })
         });
         match reason {
@@ -184,7 +188,10 @@ mod tests {
     fn more_errors_than_before_end_it() {
         let verdict = probation().judge(&deeds(90, 10, Duration::ZERO), 0, SOON);
         let told = failed(verdict);
-        assert!(told.contains("10 of 100 calls failed (10.0 %)") && told.contains("max-errors"), "{told}");
+        assert!(
+            told.contains("10 of 100 calls failed (10.0 %)") && told.contains("max-errors"),
+            "{told}"
+        );
         let few = deeds(97, 3, Duration::ZERO);
         assert_eq!(probation().judge(&few, 0, SOON), Verdict::Open);
     }

@@ -156,13 +156,10 @@ impl Layer {
 ///
 /// # Errors
 /// Why an operation can't be reached so.
-pub(super) fn cover(
-    closed: &Closed,
-    from: &Module,
-    to: &Module,
-) -> Result<Vec<Redirect>, Refusal> {
+pub(super) fn cover(closed: &Closed, from: &Module, to: &Module) -> Result<Vec<Redirect>, Refusal> {
     if operations(from).is_empty() || operations(from) != operations(to) {
-        let text = "the functions of the two versions' operations can't be told by their symbol tables";
+        let text =
+            "the functions of the two versions' operations can't be told by their symbol tables";
         return Err(Refusal::new(Code::NoSymbol, text));
     }
     let mut redirects: Vec<Redirect> = Vec::new();

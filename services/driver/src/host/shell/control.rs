@@ -11,16 +11,17 @@ use driver_abi::{Op, State, kind};
 use endpoint::{Incoming, Responder};
 use hotpatch::{Module, Sealed};
 use protocol::{
-    driver::{
-        Field, Function, OBJECT_MAX, Outcome, Probe, Settled, Standing, Status, Upgrade,
-    },
+    driver::{Field, Function, OBJECT_MAX, Outcome, Probe, Settled, Standing, Status, Upgrade},
     failure::{Code, Failure},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{probes, start::Started, workshop::Workshop};
-use crate::{cuse::Cuse, host::{core::Core, machine::recorder::Sample}};
+use crate::{
+    cuse::Cuse,
+    host::{core::Core, machine::recorder::Sample},
+};
 
 const CUSE_FILE: &str = "cuse";
 
@@ -42,7 +43,6 @@ struct Replace {
 struct Back {
     reason: Option<String>,
 }
-
 
 impl Control {
     pub(super) fn new(started: &Started, run: &Path) -> Self {
@@ -199,7 +199,8 @@ impl Control {
     fn cuse(&self, mut call: Incoming) {
         let mut cuse = self.cuse.lock().unwrap_or_else(PoisonError::into_inner);
         let given = call.fds.pop();
-        let failed = |text: String| Failure::new(Code::Failed, format!("{}: {text}", self.shop.name));
+        let failed =
+            |text: String| Failure::new(Code::Failed, format!("{}: {text}", self.shop.name));
         if let (None, Some(device)) = (&*cuse, given) {
             let Some(name) = &self.shop.settings.device else {
                 let text = format!("driver.toml names no device for {}", self.shop.name);
@@ -213,7 +214,9 @@ impl Control {
         }
         match cuse.as_ref().map(Cuse::device) {
             Some(Ok(copy)) => call.responder.reply_with(&Value::Null, vec![copy]),
-            Some(Err(error)) => call.responder.fail(failed(format!("a copy of the device: {error}"))),
+            Some(Err(error)) => {
+                call.responder.fail(failed(format!("a copy of the device: {error}")))
+            }
             None => call.responder.reply(&Value::Null),
         }
     }
@@ -224,9 +227,8 @@ fn map(shop: &Workshop) -> Vec<Function> {
     let body = shop.body();
     let probed = shop.probed();
     let over = body.serves.height() > 1;
-    let mut functions = shown(body.module(), |address| {
-        probed.contains(&address).then(|| "probe".to_owned())
-    });
+    let mut functions =
+        shown(body.module(), |address| probed.contains(&address).then(|| "probe".to_owned()));
     if over {
         let version = body.version();
         let to = format!("{} ({})", version.version, version.hash);
@@ -274,7 +276,8 @@ fn state(shop: &Workshop) -> Result<Vec<Field>, Failure> {
 
 /// A field's bytes for a person.
 fn value(of: u16, bytes: &[u8]) -> Value {
-    let hexadecimal = || bytes.iter().map(|octet| format!("{octet:02x}")).collect::<String>().into();
+    let hexadecimal =
+        || bytes.iter().map(|octet| format!("{octet:02x}")).collect::<String>().into();
     let mut wide = [0; 8];
     let fits = matches!(bytes.len(), 1 | 2 | 4 | 8);
     if fits {

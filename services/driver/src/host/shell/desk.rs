@@ -305,7 +305,7 @@ impl Desk {
             state.stopping = true;
             let inside = state.workers.iter().flatten().filter_map(|worker| worker.call.as_ref());
             inside.for_each(|call| call.interrupt.interrupt());
-            state.handles.leave_aside()
+            state.handles.leave()
         };
         self.work.notify_all();
         self.chores.notify_all();

@@ -104,7 +104,8 @@ impl Keeper {
         let all_inside =
             calls.into_iter().flatten().filter(|call| now.since(call.began) >= STARVED).count();
         let room = state.hired < self.desk.threads + worker::EXTRA_MAX;
-        let wanted = since.is_some() && state.handles.is_ready() && all_inside >= state.hired && room;
+        let wanted =
+            since.is_some() && state.handles.is_ready() && all_inside >= state.hired && room;
         drop(state);
         if wanted {
             if let Err(error) = worker::hire(&self.desk) {
@@ -138,7 +139,8 @@ impl Keeper {
         let mut state = self.desk.lock();
         for worker in state.workers.iter_mut().flatten() {
             let tid = worker.tid;
-            let Some(call) = worker.call.as_mut().filter(|call| is_due(call.look, call.began, now, hang))
+            let Some(call) =
+                worker.call.as_mut().filter(|call| is_due(call.look, call.began, now, hang))
             else {
                 continue;
             };

@@ -21,12 +21,7 @@ mod workshop;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    os::unix::net::UnixListener,
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{os::unix::net::UnixListener, sync::Arc, thread::JoinHandle, time::Duration};
 
 use anyhow::Context as _;
 use daemon::Context;
@@ -66,7 +61,9 @@ impl Shell {
         let server = serve(daemon, &bus)?;
         let object = HostObject::new(&started, &places.run);
         server.add(&format!("driver/{name}"), object)?;
-        server.listen(listener).with_context(|| format!("serve {}", daemon.socket_path().display()))?;
+        server
+            .listen(listener)
+            .with_context(|| format!("serve {}", daemon.socket_path().display()))?;
         let registration = bus.register(&server, daemon.socket_path(), RetryPolicy::DEFAULT);
         Ok(Self { started, server, registration, keeper })
     }
@@ -101,7 +98,10 @@ impl Shell {
             }
         });
         if left.await.is_err() {
-            tracing::warn!("{}: calls are still inside the driver; they are lost", self.started.shop.name);
+            tracing::warn!(
+                "{}: calls are still inside the driver; they are lost",
+                self.started.shop.name
+            );
         }
         // Those that wait are answered as not begun: their callers make them again.
         self.server.drain(Duration::from_millis(100)).await;
@@ -111,7 +111,10 @@ impl Shell {
             shop.checkpoint(&body)
         });
         if !matches!(tokio::time::timeout(STOP_TIME, written).await, Ok(Ok(true))) {
-            tracing::warn!("{}: the state could not be written down at the end", self.started.shop.name);
+            tracing::warn!(
+                "{}: the state could not be written down at the end",
+                self.started.shop.name
+            );
         }
         // It ends by itself once the desk has stopped; nothing is to be had of it.
         drop(self.keeper);

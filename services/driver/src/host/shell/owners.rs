@@ -39,7 +39,10 @@ impl Owners {
         }
         let failed = |text: String| Failure::new(Code::Failed, text);
         let Some(process) = Pid::from_raw(pid) else {
-            return Err(failed("the caller's process is not known here, so its handles would have no end".to_owned()));
+            return Err(failed(
+                "the caller's process is not known here, so its handles would have no end"
+                    .to_owned(),
+            ));
         };
         if watched.len() >= OWNERS_MAX {
             let text = format!("{OWNERS_MAX} processes have handles already, no more are allowed");

@@ -100,7 +100,9 @@ impl Workshop {
         let body = self.body();
         let unknown = wanted.iter().find(|name| way(body.module(), name).is_none());
         if let Some(unknown) = unknown {
-            let text = format!("no function and no operation is called {unknown:.64?}; `driver map` names them");
+            let text = format!(
+                "no function and no operation is called {unknown:.64?}; `driver map` names them"
+            );
             return failed(Code::NotFound, text);
         }
         let ring = Ring::new(RING);
@@ -182,13 +184,15 @@ impl Workshop {
                 watcher.measured.insert(op.to_string(), name.clone());
             };
             match way(&module, &name) {
-                None => notes.push(format!("{name} can't be probed in {}: it has none", module.version())),
+                None => notes
+                    .push(format!("{name} can't be probed in {}: it has none", module.version())),
                 Some(Way::Measured(op, why)) => measure(op, why),
                 Some(Way::Entry(function)) => {
-                    let probe = Probe::new(function, Arc::clone(&watcher.ring)).and_then(|mut probe| {
-                        probe.apply(shut.closed())?;
-                        Ok(probe)
-                    });
+                    let probe =
+                        Probe::new(function, Arc::clone(&watcher.ring)).and_then(|mut probe| {
+                            probe.apply(shut.closed())?;
+                            Ok(probe)
+                        });
                     match (probe, function.operation) {
                         (Ok(probe), _) => {
                             watcher.names.insert(function.address, name.clone());

@@ -90,8 +90,14 @@ impl Workshop {
         drop(body);
         self.desk.call_keeper();
         let probation = u64::try_from(self.settings.probation.as_millis()).unwrap_or(u64::MAX);
-        let report = Report { mode: done.mode, notes, probation_ms: probation, ..self.report(&from, &to) };
-        tracing::info!("{}: {} serves instead of {}, on probation", self.name, to.version, from.version);
+        let report =
+            Report { mode: done.mode, notes, probation_ms: probation, ..self.report(&from, &to) };
+        tracing::info!(
+            "{}: {} serves instead of {}, on probation",
+            self.name,
+            to.version,
+            from.version
+        );
         Ok(timed(report, &pause, done.state_us))
     }
 
@@ -100,7 +106,8 @@ impl Workshop {
         let mut body = self.body();
         self.fetch_previous(&mut body)?;
         let Some(previous) = body.previous() else {
-            let text = format!("{}: no version is kept before {}", self.name, body.version().version);
+            let text =
+                format!("{}: no version is kept before {}", self.name, body.version().version);
             return Err(refused("no-previous", text).with_code(Code::NotFound));
         };
         let (from, to) = (body.version().clone(), previous.version.clone());
@@ -235,7 +242,9 @@ impl Workshop {
                     body.covered(layer, self.desk.gate.generation());
                     return Ok((Mode::Jump, notes));
                 }
-                Err(refusal) => notes.push(format!("by its table, because it can't be by jumps: {refusal}")),
+                Err(refusal) => {
+                    notes.push(format!("by its table, because it can't be by jumps: {refusal}"))
+                }
             }
         }
         self.desk.slot.swap(shut.closed(), module.table()).map_err(refusal)?;
@@ -258,7 +267,11 @@ impl Workshop {
         let state = state.map_err(|refusal| format!("the state can't go back: {refusal}"))?;
         let result = previous.import(self.host, &state);
         if result < 0 {
-            return Err(format!("version {} does not take its state back: {}", previous.version(), errno(result)));
+            return Err(format!(
+                "version {} does not take its state back: {}",
+                previous.version(),
+                errno(result)
+            ));
         }
         let state_us = u64::try_from(clock::now().since(began).as_micros()).unwrap_or(u64::MAX);
         let text = |refusal: Refusal| refusal.text;
@@ -365,9 +378,13 @@ fn difference(exported: &[u8], back: &[u8], old: &Module) -> Option<String> {
         return None;
     }
     if before.layout != after.layout {
-        return Some(format!("it comes back in layout {} instead of {}", after.layout, before.layout));
+        return Some(format!(
+            "it comes back in layout {} instead of {}",
+            after.layout, before.layout
+        ));
     }
-    let ids: std::collections::BTreeSet<_> = before.fields.keys().chain(after.fields.keys()).collect();
+    let ids: std::collections::BTreeSet<_> =
+        before.fields.keys().chain(after.fields.keys()).collect();
     let differ = ids.into_iter().filter(|id| before.fields.get(id) != after.fields.get(id));
     let name = |id: &u16| {
         let known = old.fields().iter().find(|(known, ..)| known == id);

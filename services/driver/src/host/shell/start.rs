@@ -51,7 +51,8 @@ struct Found {
 pub(super) fn start(name: &str, driver: Driver, places: &Places) -> Result<Started, String> {
     let folder = places.run.join("driver").join(name);
     let record = places.state.join("driver").join(name);
-    let told = |what: &str, error: std::io::Error| format!("{what} in {}: {error}", folder.display());
+    let told =
+        |what: &str, error: std::io::Error| format!("{what} in {}: {error}", folder.display());
     let reason = install(&folder).map_err(|error| told("the file of faults", error))?;
     let journal = Journal::open(&folder).map_err(|error| told("the journal of handles", error))?;
     let callbacks: &'static Callbacks = Box::leak(Box::new(Callbacks::new(name)));
@@ -62,7 +63,8 @@ pub(super) fn start(name: &str, driver: Driver, places: &Places) -> Result<Start
     let gate = Gate::new(driver.threads + EXTRA_MAX + OTHERS)
         .map_err(|error| format!("the gate of the driver: {error}"))?;
     if let Writable::Blocked(why) = hotpatch::code_writable() {
-        notes.push(format!("code can't be written here ({why}): no jumps and no probes at entries"));
+        notes
+            .push(format!("code can't be written here ({why}): no jumps and no probes at entries"));
     }
     let module = Arc::new(module);
     let slot = Slot::new(&gate, Table::clone(&module.table()));
@@ -110,8 +112,9 @@ fn find(
     let module = match load_bytes(name, &start.object) {
         Ok(module) => module,
         Err(refusal) => {
-            let factory = record::read_object(&driver.object)
-                .map_err(|error| format!("the factory object {}: {error}", driver.object.display()))?;
+            let factory = record::read_object(&driver.object).map_err(|error| {
+                format!("the factory object {}: {error}", driver.object.display())
+            })?;
             let hash = record::hash_of(&factory);
             if hash == version.hash {
                 return Err(format!("the object of {}: {refusal}", record::shown(&version)));
@@ -121,7 +124,8 @@ fn find(
                 record::shown(&version)
             ));
             version = record::factory(&hash);
-            load_bytes(name, &factory).map_err(|refusal| format!("the factory object: {refusal}"))?
+            load_bytes(name, &factory)
+                .map_err(|refusal| format!("the factory object: {refusal}"))?
         }
     };
     if version.version.is_empty() {
@@ -161,7 +165,10 @@ fn begin(
     notes: &mut Vec<String>,
 ) -> Result<(), String> {
     let kept = files::read_state(folder).unwrap_or_else(|error| {
-        notes.push(format!("the state in {} can't be read: {error}; the driver begins anew", folder.display()));
+        notes.push(format!(
+            "the state in {} can't be read: {error}; the driver begins anew",
+            folder.display()
+        ));
         None
     });
     for state in kept.map(|bytes| states::decode(&bytes, module.layout())).unwrap_or_default() {
@@ -169,7 +176,11 @@ fn begin(
         if result >= 0 {
             return tested(module);
         }
-        notes.push(format!("version {} does not take the state: {}", module.version(), errno(result)));
+        notes.push(format!(
+            "version {} does not take the state: {}",
+            module.version(),
+            errno(result)
+        ));
     }
     match module.import(host, &[]) {
         0.. => tested(module),
@@ -180,7 +191,9 @@ fn begin(
 fn tested(module: &Module) -> Result<(), String> {
     match module.self_test() {
         0.. => Ok(()),
-        result => Err(format!("the self test of version {} fails: {}", module.version(), errno(result))),
+        result => {
+            Err(format!("the self test of version {} fails: {}", module.version(), errno(result)))
+        }
     }
 }
 
@@ -196,7 +209,11 @@ fn give_back(desk: &Arc<Desk>, owners: &Arc<Owners>, notes: &mut Vec<String>) {
         let args = Args::Open { flags: line.flags | REOPEN };
         let result = desk.slot.call(&mut caller, line.handle, args);
         if result < 0 {
-            notes.push(format!("the driver does not take handle {} back: {}", line.handle, errno(result)));
+            notes.push(format!(
+                "the driver does not take handle {} back: {}",
+                line.handle,
+                errno(result)
+            ));
             desk.journal.clear(slot);
             continue;
         }

@@ -145,9 +145,8 @@ impl Bench {
 
     fn settled(&self) -> Settled {
         let mut trials = self.started.shop.trials.subscribe();
-        let over = async {
-            tokio::time::timeout(PATIENCE, trials.wait_for(|trials| !trials.open)).await
-        };
+        let over =
+            async { tokio::time::timeout(PATIENCE, trials.wait_for(|trials| !trials.open)).await };
         let trials = self.runtime.handle.block_on(over).unwrap().unwrap().clone();
         trials.last.unwrap()
     }
@@ -163,11 +162,7 @@ impl Drop for Bench {
     }
 }
 
-fn begin(
-    folder: &TempDir,
-    runtime: &Handle,
-    driver: Driver,
-) -> (Started, JoinHandle<()>) {
+fn begin(folder: &TempDir, runtime: &Handle, driver: Driver) -> (Started, JoinHandle<()>) {
     let places = Places {
         run: folder.path().join("run"),
         config: None,
@@ -264,9 +259,11 @@ fn what_does_not_take_over_is_refused_and_the_old_one_serves_on() {
     let bench = Bench::new();
     let handle = bench.open();
     bench.write(handle, "x");
-    for (option, expected) in
-        [("-DIMPORT_FAILS", "import"), ("-DSELF_TEST_FAILS", "self-test"), ("-DLOSE_STATE", "state-lost")]
-    {
+    for (option, expected) in [
+        ("-DIMPORT_FAILS", "import"),
+        ("-DSELF_TEST_FAILS", "self-test"),
+        ("-DLOSE_STATE", "state-lost"),
+    ] {
         let failure = bench.upgrade(Mode::Table, &[&version("2"), option]).unwrap_err();
         assert_eq!(reason(&failure), expected, "{failure}");
     }
@@ -281,7 +278,8 @@ fn what_does_not_take_over_is_refused_and_the_old_one_serves_on() {
 fn the_object_that_serves_needs_no_upgrade_and_another_hash_is_refused() {
     let bench = Bench::new();
     let first = bench.upgrade(Mode::Table, &[&version("2")]).unwrap();
-    let object = Sealed::new(NAME, &std::fs::read(&bench.started.shop.settings.object).unwrap()).unwrap();
+    let object =
+        Sealed::new(NAME, &std::fs::read(&bench.started.shop.settings.object).unwrap()).unwrap();
     let upgrade = Upgrade {
         name: NAME.to_owned(),
         hash: first.to.hash,
@@ -425,5 +423,9 @@ fn calls_made_through_many_upgrades_are_all_counted() {
     let made: usize = callers.into_iter().map(|caller| caller.join().unwrap()).sum();
     assert_eq!(made, 1500);
     let handle = bench.open();
-    assert!(bench.line(handle).contains("version 11 calls 1500 bytes 1500"), "{}", bench.line(handle));
+    assert!(
+        bench.line(handle).contains("version 11 calls 1500 bytes 1500"),
+        "{}",
+        bench.line(handle)
+    );
 }

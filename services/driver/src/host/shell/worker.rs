@@ -33,8 +33,7 @@ const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 pub(super) fn hire(desk: &Arc<Desk>) -> std::io::Result<()> {
     desk.lock().hired += 1;
     let its = Arc::clone(desk);
-    let started =
-        std::thread::Builder::new().name("worker".to_owned()).spawn(move || work(&its));
+    let started = std::thread::Builder::new().name("worker".to_owned()).spawn(move || work(&its));
     if started.is_err() {
         desk.lock().hired -= 1;
     }
@@ -52,7 +51,7 @@ fn work(desk: &Arc<Desk>) {
     let _runtime = runtime.enter();
     let mut state = desk.lock();
     let place = state.place(tid);
-    loop {
+    while !state.stopping {
         if let Some((job, line, slot)) = state.handles.take() {
             let op = job.work.op();
             if op != Op::Open && op != Op::Close {
@@ -92,9 +91,6 @@ fn work(desk: &Arc<Desk>) {
             continue;
         }
         let extra = state.hired > desk.threads;
-        if state.stopping {
-            break;
-        }
         let (again, timed_out) = desk.next(state, if extra { PATIENCE } else { FOREVER });
         state = again;
         if timed_out && state.hired > desk.threads && !state.handles.is_ready() {

@@ -3,10 +3,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::Ordering::Relaxed,
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -274,12 +271,7 @@ impl Workshop {
 
     /// What is reported of a change that began here.
     pub(super) fn report(&self, from: &Version, to: &Version) -> Report {
-        Report {
-            name: self.name.clone(),
-            from: from.clone(),
-            to: to.clone(),
-            ..Report::default()
-        }
+        Report { name: self.name.clone(), from: from.clone(), to: to.clone(), ..Report::default() }
     }
 }
 
@@ -306,11 +298,7 @@ impl Shut<'_> {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let closed = self.closed.take().expect("only this takes it, and this only once");
         let opened = closed.open();
-        Pause {
-            pause_us: micros(opened.pause),
-            drain_us: micros(opened.drain),
-            held: opened.held,
-        }
+        Pause { pause_us: micros(opened.pause), drain_us: micros(opened.drain), held: opened.held }
     }
 }
 

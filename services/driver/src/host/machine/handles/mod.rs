@@ -79,7 +79,9 @@ pub(crate) enum Ended<T> {
 pub(crate) enum Interrupted<T> {
     Answered(Answer<T>),
     /// The driver is in it.
-    Runs { handle: u64 },
+    Runs {
+        handle: u64,
+    },
     Nothing,
 }
 
@@ -196,7 +198,8 @@ impl<T> Handles<T> {
     ) -> Queued<T> {
         let weight = request.weight();
         let full = self.bytes + weight > BYTES_MAX;
-        let Some(it) = self.open.get_mut(&handle).filter(|it| it.is_of(owner) && !it.closing) else {
+        let Some(it) = self.open.get_mut(&handle).filter(|it| it.is_of(owner) && !it.closing)
+        else {
             return Queued::Answered(Answer { done, result: EBADF });
         };
         if sequence != 0
@@ -220,7 +223,8 @@ impl<T> Handles<T> {
         if full {
             return Queued::Answered(Answer { done, result: ENOBUFS });
         }
-        let deadline = if let Request::Poll { wait, .. } = &request { Some(now + *wait) } else { None };
+        let deadline =
+            if let Request::Poll { wait, .. } = &request { Some(now + *wait) } else { None };
         self.bytes += weight;
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
@@ -248,7 +252,8 @@ impl<T> Handles<T> {
         done: Option<T>,
     ) -> Result<Vec<Answer<T>>, Option<Answer<T>>> {
         let ticket = self.ticket();
-        let Some(it) = self.open.get_mut(&handle).filter(|it| it.is_of(owner) && !it.closing) else {
+        let Some(it) = self.open.get_mut(&handle).filter(|it| it.is_of(owner) && !it.closing)
+        else {
             return Err(done.map(|done| Answer { done, result: EBADF }));
         };
         it.closing = true;
@@ -369,13 +374,15 @@ impl<T> Handles<T> {
         Some((running.done, it.line, it.slot))
     }
 
-    /// The host ends: the `poll`s that were put aside, and whose they are.
-    pub(crate) fn leave_aside(&mut self) -> Vec<(Owner, T)> {
+    /// The host ends: all that has not begun, and whose it is.
+    pub(crate) fn leave(&mut self) -> Vec<(Owner, T)> {
         let mut left = Vec::new();
         for it in self.open.values_mut() {
             let owner = it.line.owner;
-            left.extend(it.aside.drain(..).filter_map(|job| job.done).map(|done| (owner, done)));
+            let waiting = it.queue.drain(..).chain(it.aside.drain(..));
+            left.extend(waiting.filter_map(|job| job.done).map(|done| (owner, done)));
         }
+        self.ready.clear();
         left
     }
 
@@ -436,7 +443,8 @@ impl<T> Handles<T> {
     }
 
     fn free_slot(&self) -> Option<usize> {
-        let taken: std::collections::BTreeSet<usize> = self.open.values().map(|it| it.slot).collect();
+        let taken: std::collections::BTreeSet<usize> =
+            self.open.values().map(|it| it.slot).collect();
         (0..HANDLES_MAX).find(|slot| !taken.contains(slot))
     }
 }

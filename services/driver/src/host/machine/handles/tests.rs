@@ -27,7 +27,12 @@ fn poll(wait: Duration) -> Request {
     Request::Poll { events: 1, wait }
 }
 
-fn submit(table: &mut Table, handle: u64, sequence: u64, done: &'static str) -> Queued<&'static str> {
+fn submit(
+    table: &mut Table,
+    handle: u64,
+    sequence: u64,
+    done: &'static str,
+) -> Queued<&'static str> {
     table.submit(OWNER, handle, sequence, write(1), done, NOW)
 }
 
