@@ -1,6 +1,6 @@
 //! Real objects, and what is left of them after changes: a judgement each time, never a panic.
 
-use std::{fs, os::fd::AsFd as _};
+use std::fs;
 
 use proptest::prelude::*;
 
@@ -99,15 +99,14 @@ fn only_a_fully_sealed_memfd_is_adopted_and_its_bytes_are_final() {
     assert_eq!(Sealed::adopt(copy(), 3).unwrap_err().code, Code::TooBig);
     assert!(rustix::io::pwrite(copy(), b"C", 0).is_err());
 
-    let open = rustix::fs::memfd_create("open", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
-    for seal in [
-        rustix::fs::SealFlags::empty(),
-        rustix::fs::SealFlags::SHRINK,
-        rustix::fs::SealFlags::GROW,
-        rustix::fs::SealFlags::WRITE,
-    ] {
-        rustix::fs::fcntl_add_seals(&open, seal).unwrap();
-        let refusal = Sealed::adopt(open.as_fd().try_clone_to_owned().unwrap(), 4).unwrap_err();
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    let seals = [SealFlags::SHRINK, SealFlags::GROW, SealFlags::WRITE, SealFlags::SEAL];
+    for missing in seals {
+        let open = memfd_create("open", MemfdFlags::ALLOW_SEALING).unwrap();
+        for seal in seals.into_iter().filter(|seal| *seal != missing) {
+            fcntl_add_seals(&open, seal).unwrap();
+        }
+        let refusal = Sealed::adopt(open, 4).unwrap_err();
         assert_eq!(refusal.code, Code::NotSealed, "{refusal}");
     }
     let plain = tempfile::tempfile().unwrap();
@@ -195,5 +194,27 @@ fn every_truncation_is_refused() {
     let good = counter(&["-s"]);
     for length in (0..good.len()).step_by(7) {
         assert!(Image::check(&good[..length]).is_err(), "{length} of {}", good.len());
+    }
+}
+
+#[test]
+fn a_relocation_of_code_is_refused_also_where_the_object_does_not_admit_it() {
+    let good = counter(&[]);
+    let image = Image::check(&good).unwrap();
+    let code = image.functions()[0].offset;
+    let data = image.segments().iter().find(|segment| segment.access == Access::Write).unwrap();
+    // An address in the data, then the kind "relative" without a symbol; linkers put the table into the first segment.
+    let first = usize::try_from(image.segments()[0].memory.end).unwrap();
+    let relative: u64 = if cfg!(target_arch = "aarch64") { 1027 } else { 8 };
+    let word = |at: usize| u64::from_le_bytes(*good[at..].first_chunk().unwrap());
+    let places: Vec<_> = (0..first - 16)
+        .step_by(8)
+        .filter(|at| data.memory.contains(&word(*at)) && word(*at + 8) == relative)
+        .collect();
+    assert!(!places.is_empty());
+    for at in places {
+        let mut bytes = good.clone();
+        bytes[at..at + 8].copy_from_slice(&code.to_le_bytes());
+        assert_eq!(refused(&bytes), Code::TextRelocations);
     }
 }
