@@ -30,7 +30,9 @@ pub fn examples() -> PathBuf {
 /// Where there is no compiler or it refuses; with what it says.
 #[must_use]
 pub fn build(folder: &Path, example: &str, options: &[&str]) -> PathBuf {
-    build_for("cc", folder, example, options)
+    // Debian has it by this name on an arm64 machine, too; under qemu-user `cc` is another machine's.
+    let compiler = if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu-gcc" } else { "cc" };
+    build_for(compiler, folder, example, options)
 }
 
 /// The same with another compiler, e.g. `aarch64-linux-gnu-gcc`.
