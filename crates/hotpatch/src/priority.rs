@@ -1,5 +1,6 @@
 //! Real-time priority while a gate is closed, so that nobody is preempted with all others waiting. Where it is refused (EPERM)
-//! things go on without it; it must be given back in any case.
+//! things go on without it; it must be given back in any case. Threads that are begun meanwhile, a driver's import may begin one,
+//! don't get it.
 
 use std::io;
 
@@ -49,8 +50,11 @@ impl Raised {
 
     pub(crate) fn give_back(self) {
         if let Some(Scheduling { tid, policy, priority }) = self.before {
-            // It was this thread's before, so it is allowed; ESRCH if it has ended.
-            let _ = set(tid, policy, priority);
+            // It was this thread's before, so it is allowed; ESRCH if it has ended. Only who has CAP_SYS_NICE may take back that
+            // children don't inherit: of an ordinary thread there is nothing that they could.
+            if set(tid, policy, priority).is_err() {
+                let _ = set(tid, policy | libc::SCHED_RESET_ON_FORK, priority);
+            }
         }
     }
 }
@@ -63,7 +67,7 @@ fn raise(tid: i32, priority: i32) -> io::Result<Option<Scheduling>> {
     if policy == libc::SCHED_DEADLINE || (real_time && before.priority >= priority) {
         return Ok(None);
     }
-    set(tid, libc::SCHED_FIFO, priority)?;
+    set(tid, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, priority)?;
     Ok(Some(before))
 }
 

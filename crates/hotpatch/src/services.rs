@@ -27,6 +27,8 @@ pub trait Services: Sync {
     fn watch(&self, handle: u64, fd: c_int, events: u32) -> i64;
     /// Who polls this handle (0: any) is answered anew.
     fn notify(&self, handle: u64);
+    /// The calling thread has waited, and is in the driver's code again.
+    fn returned(&self) {}
     /// A line of the log: level 3 error, 4 warning, 6 info, 7 debug.
     fn log(&self, level: c_int, text: &str);
 }
@@ -91,6 +93,7 @@ fn wait_outside(inside: &Inside<'_>, fd: c_int, events: u32, timeout_ms: c_int) 
         u64::try_from(timeout_ms).ok().map(|limit| clock::now() + Duration::from_millis(limit));
     seat.keep_frames(generation);
     core.leave(seat);
+    let since = clock::now();
     let result = loop {
         if core.generation() != generation {
             break 0;
@@ -102,7 +105,11 @@ fn wait_outside(inside: &Inside<'_>, fd: c_int, events: u32, timeout_ms: c_int) 
             break result;
         }
     };
+    seat.note_wait(since);
     core.enter(seat);
+    if let Some(host) = SERVICES.get() {
+        host.returned();
+    }
     if core.generation() != generation {
         return driver_restart();
     }

@@ -52,6 +52,7 @@ use std::{
     time::Duration,
 };
 
+use daemon::clock;
 use rustix::thread::{MembarrierCommand, futex, membarrier};
 
 pub(crate) use self::seat::Seat;
@@ -153,7 +154,6 @@ impl Gate {
     }
 
     /// Closes the gate and waits until nobody is inside, with what [`Closing`] has by default.
-    /// Threads begun by the calling one until it opens would keep its priority.
     ///
     /// # Errors
     /// Someone stayed inside for `limit`. The gate is open again.
@@ -245,6 +245,7 @@ impl Core {
     fn enter_later(&self, seat: &Seat) {
         self.held.0.fetch_add(1, Relaxed);
         loop {
+            let since = clock::now();
             seat.active.store(0, Release);
             wake(&seat.active);
             loop {
@@ -255,6 +256,7 @@ impl Core {
                 // Any return is a reason to look again.
                 let _ = futex::wait(&self.word.0, futex::Flags::PRIVATE, word, None);
             }
+            seat.note_wait(since);
             seat.active.store(1, Relaxed);
             self.between();
             if self.word.0.load(Acquire) & PHASE == OPEN {

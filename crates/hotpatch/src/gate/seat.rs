@@ -7,11 +7,14 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{
         Arc,
-        atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*},
+        atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*, fence},
     },
+    time::Duration,
 };
 
+use daemon::clock;
 use driver_abi::Op;
+use protocol::time::Moment;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::Core;
@@ -30,6 +33,10 @@ pub(crate) struct Seat {
     interrupted: AtomicU64,
     /// Where its thread waits outside: the generation of the code that it returns to, and one more. Else 0.
     frames: AtomicU64,
+    /// How long its call has waited, for what the driver waits for or at the gate, in nanoseconds.
+    waited: AtomicU64,
+    /// When it came back from the last of these waits; 0: it has not waited.
+    returned: AtomicU64,
     /// Of the thread whose seat it is; 0: free.
     tid: AtomicI32,
     /// Readable: look again why you wait.
@@ -45,6 +52,8 @@ impl Seat {
             sequence: AtomicU64::new(0),
             interrupted: AtomicU64::new(0),
             frames: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
+            returned: AtomicU64::new(0),
             tid: AtomicI32::new(0),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
@@ -55,6 +64,8 @@ impl Seat {
     pub(crate) fn begin(&self, operation: Op, handle: u64) {
         self.operation.store(operation.index(), Relaxed);
         self.handle.store(handle, Relaxed);
+        self.waited.store(0, Relaxed);
+        self.returned.store(0, Relaxed);
         self.sequence.store(self.sequence.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
@@ -90,6 +101,16 @@ impl Seat {
             self.frames.store(0, Release);
             true
         }
+    }
+
+    /// It has waited since this moment, and goes inside again: who finds it there knows since when.
+    pub(crate) fn note_wait(&self, since: Moment) {
+        let now = clock::now();
+        let waited = u64::try_from(now.since(since).as_nanos()).unwrap_or(u64::MAX);
+        self.waited.store(self.waited.load(Relaxed).saturating_add(waited), Relaxed);
+        self.returned.store(now.0, Relaxed);
+        // Before `active`, which is set next.
+        fence(Release);
     }
 
     pub(crate) fn is_interrupted(&self) -> bool {
@@ -146,7 +167,13 @@ impl Caller {
         &self.seat
     }
 
-    /// For who wants to interrupt the next call that this caller makes.
+    /// How long the last call waited, in the host's `wait` and at the closed gate.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.seat().waited.load(Relaxed))
+    }
+
+    /// For who wants to interrupt the next call that this caller makes, or to know whether it comes back.
     #[must_use]
     pub fn next_call(&self) -> Ticket {
         let sequence = self.seat().sequence.load(Relaxed).wrapping_add(1);
@@ -162,7 +189,7 @@ impl Drop for Caller {
     }
 }
 
-/// Names one call.
+/// Names one call, for other threads.
 #[derive(Clone)]
 pub struct Ticket {
     seat: Arc<Seat>,
@@ -170,6 +197,16 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// Since when the thread is in the driver's code without a wait, if it is there at this moment, in this call; `began` is when the
+    /// call was made. Nothing where it waits in the host's `wait`, stands at the gate, or the call is over or yet to begin.
+    #[must_use]
+    pub fn inside_since(&self, began: Moment) -> Option<Moment> {
+        let seat = &self.seat;
+        let inside = seat.inside() && seat.sequence.load(Acquire) == self.sequence;
+        let returned = Moment(seat.returned.load(Relaxed));
+        inside.then(|| began.max(returned))
+    }
+
     /// The host's `wait` answers `-EINTR` to this call from now on; nothing happens if the call is over.
     pub fn interrupt(&self) {
         let seat = &self.seat;

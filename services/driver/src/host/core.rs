@@ -134,7 +134,7 @@ impl Core {
         self.desk.interrupt(ticket);
     }
 
-    /// Ends a handle, after the calls that were submitted before. The driver's answer, or -EBADF.
+    /// Ends a handle, after the calls that were submitted before; what these wait for is interrupted. The driver's answer, or -EBADF.
     pub(crate) fn close(&self, owner: Owner, handle: u64, done: impl FnOnce(i64) + Send + 'static) {
         self.desk.close(owner, handle, Box::new(move |outcome| done(outcome.result)));
     }

@@ -2,10 +2,7 @@
 //! never while the driver runs, and never while an answer is given.
 
 use std::{
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -49,9 +46,8 @@ pub(crate) struct Desk {
     work: Condvar,
     /// The keeper has something to look at.
     chores: Condvar,
-    /// The gate is closed, or was opened at this moment: who stands at it does not hang.
-    pub(super) closed: AtomicBool,
-    pub(super) opened_at: AtomicU64,
+    /// A call that is inside for longer hangs: the keeper has to look by then.
+    hang: Duration,
     /// Places in the table of operations that are measured here, because their entry can't be probed.
     pub(super) measured: AtomicU64,
     pub(super) runtime: tokio::runtime::Handle,
@@ -78,8 +74,8 @@ pub(super) struct State {
     pub(super) recorder: Recorder,
     pub(super) hits: Vec<Hit>,
     pub(super) hits_lost: u64,
-    /// The keeper sleeps until it is called.
-    pub(super) keeper_sleeps: bool,
+    /// The keeper sleeps until this moment, or until it is called.
+    keeper_sleeps: Option<Moment>,
     /// Somebody told while the keeper was at work.
     pub(super) called: bool,
 }
@@ -97,13 +93,19 @@ pub(super) struct Inside {
     pub(super) handle: u64,
     pub(super) op: Op,
     pub(super) began: Moment,
-    pub(super) interrupt: hotpatch::Ticket,
-    /// How often in a row the keeper has found it inside.
-    pub(super) found: u32,
-    /// How often it was found waiting.
-    pub(super) away: u32,
-    /// When it is looked at next, once it was looked at.
-    pub(super) look: Option<Moment>,
+    pub(super) ticket: hotpatch::Ticket,
+    pub(super) seen: Option<Seen>,
+}
+
+/// How the keeper found a call inside.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    /// It was there since this moment without a wait.
+    pub(super) since: Moment,
+    /// How often it was looked at since.
+    pub(super) times: u32,
+    /// When it is looked at next.
+    pub(super) next: Moment,
 }
 
 impl Reply {
@@ -122,6 +124,7 @@ impl Desk {
         slot: Slot,
         journal: Journal,
         threads: usize,
+        hang: Duration,
         runtime: tokio::runtime::Handle,
     ) -> Self {
         let state = State {
@@ -138,7 +141,7 @@ impl Desk {
             recorder: Recorder::default(),
             hits: Vec::new(),
             hits_lost: 0,
-            keeper_sleeps: false,
+            keeper_sleeps: None,
             called: false,
         };
         Self {
@@ -149,8 +152,7 @@ impl Desk {
             state: Mutex::new(state),
             work: Condvar::new(),
             chores: Condvar::new(),
-            closed: AtomicBool::new(false),
-            opened_at: AtomicU64::new(0),
+            hang,
             measured: AtomicU64::new(0),
             runtime,
             left: tokio::sync::Notify::new(),
@@ -213,11 +215,13 @@ impl Desk {
         }
     }
 
-    pub(crate) fn close(&self, owner: Owner, handle: u64, done: Done) {
+    pub(crate) fn close(self: &Arc<Self>, owner: Owner, handle: u64, done: Done) {
         let mut state = self.lock();
         let answers = match state.handles.close(owner, handle, Some(Reply::Call(done))) {
             Ok(answers) => {
                 self.wake(&mut state);
+                // Nobody waits for what its calls wait for.
+                self.interrupt_inside(&state, handle);
                 answers
             }
             Err(answer) => answer.into_iter().collect(),
@@ -292,10 +296,16 @@ impl Desk {
     }
 
     /// There is something to look after again.
-    pub(super) fn tell_keeper(&self, state: &State) {
-        if state.keeper_sleeps {
+    pub(super) fn tell_keeper(&self, state: &mut State) {
+        let sleeps_long = |until: &Moment| *until > clock::now() + self.hang;
+        if state.keeper_sleeps.take_if(|until| sleeps_long(until)).is_some() {
             self.chores.notify_one();
         }
+    }
+
+    /// A call that waited is inside again: the keeper may have thought that there was nothing to look at.
+    pub(super) fn returned(&self) {
+        self.tell_keeper(&mut self.lock());
     }
 
     /// Nothing more is taken up; workers leave when they are done. What waits in the driver is ended, to be made again.
@@ -304,7 +314,7 @@ impl Desk {
             let mut state = self.lock();
             state.stopping = true;
             let inside = state.workers.iter().flatten().filter_map(|worker| worker.call.as_ref());
-            inside.for_each(|call| call.interrupt.interrupt());
+            inside.for_each(|call| call.ticket.interrupt());
             state.handles.leave()
         };
         self.work.notify_all();
@@ -324,13 +334,13 @@ impl Desk {
     pub(super) fn rest(&self, time: Option<Duration>) -> bool {
         let mut state = self.lock();
         if !state.called && !state.stopping && time != Some(Duration::ZERO) {
-            state.keeper_sleeps = time.is_none();
+            state.keeper_sleeps = Some(clock::now() + time.unwrap_or(Duration::MAX));
             let proof = "nothing panics while it holds the desk";
             state = match time {
                 Some(time) => self.chores.wait_timeout(state, time).expect(proof).0,
                 None => self.chores.wait(state).expect(proof),
             };
-            state.keeper_sleeps = false;
+            state.keeper_sleeps = None;
         }
         state.called = false;
         state.stopping
@@ -349,7 +359,7 @@ impl Desk {
     fn interrupt_inside(self: &Arc<Self>, state: &State, handle: u64) {
         let inside = state.workers.iter().flatten().filter_map(|worker| worker.call.as_ref());
         let Some(call) = inside.into_iter().find(|call| call.handle == handle) else { return };
-        call.interrupt.interrupt();
+        call.ticket.interrupt();
         let desk = Arc::clone(self);
         // The driver's `interrupt` is its code, too: it gets a thread and a place at the gate for the moment.
         self.runtime.spawn_blocking(move || {
@@ -406,10 +416,4 @@ pub(super) fn reply(done: Reply, handle: u64, outcome: Outcome) {
         Reply::Open(done) => done(Err(outcome.result)),
         Reply::Call(done) => done(outcome),
     }
-}
-
-/// Remembers when the gate was opened again, so that who stood at it is not taken for hanging.
-pub(super) fn mark_opened(desk: &Desk) {
-    desk.opened_at.store(clock::now().0, Relaxed);
-    desk.closed.store(false, Relaxed);
 }

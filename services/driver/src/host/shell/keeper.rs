@@ -4,12 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use daemon::clock;
-use driver_abi::Op;
 use protocol::{driver::Outcome, time::Moment};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::{
-    desk::{Desk, State},
+    desk::{Desk, Inside, Seen},
     files, memory, worker,
     workshop::Workshop,
 };
@@ -19,12 +18,8 @@ use crate::host::machine::{checkpoint::Checkpoint, probation::Verdict};
 const TICK: Duration = Duration::from_millis(50);
 /// All workers are inside for so long while others wait: another one is hired.
 const STARVED: Duration = Duration::from_millis(10);
-/// How long the gate may be closed only to see who is inside.
-const GLANCE: Duration = Duration::from_millis(1);
-/// A call that was seen inside so often, and waited never, hangs.
+/// A call that was seen inside so often, and has not waited meanwhile, hangs: one look may come after this process stood still.
 const SEEN: u32 = 3;
-/// Whoever was found waiting is looked at again after so many times as long, at most.
-const AWAY_MAX: u32 = 6;
 /// How long an import and a self test may take beyond the gate's own limit before the process gives up.
 const RISK_MAX: Duration = Duration::from_secs(4);
 
@@ -67,7 +62,7 @@ impl Keeper {
         let state = self.desk.lock();
         let hang = self.shop.settings.hang;
         let calls = state.workers.iter().flatten().filter_map(|worker| worker.call.as_ref());
-        let hanging = calls.map(|call| call.look.unwrap_or(call.began + hang / 2)).min();
+        let hanging = calls.filter_map(|call| next_look(call, hang)).min();
         let starving = state.starving.map(|since| since + STARVED);
         let checkpoint = self.checkpoint.next(state.calls);
         // At most as often as a version is judged, whatever is due and can't be done.
@@ -123,49 +118,24 @@ impl Keeper {
         }
     }
 
-    /// A call that is inside for longer than it may be, and does not wait: the gate, closed for a moment, says who is inside.
+    /// A call that is inside for longer than it may be, and does not wait.
     fn hanging(&self, now: Moment) -> Option<String> {
         let hang = self.shop.settings.hang;
-        if !suspects(&mut self.desk.lock(), now, hang, &self.desk) {
-            return None;
-        }
-        let inside = match self.shop.shut(GLANCE) {
-            Ok(shut) => {
-                drop(shut);
-                Vec::new()
-            }
-            Err(busy) => busy.stuck,
-        };
         let mut state = self.desk.lock();
-        for worker in state.workers.iter_mut().flatten() {
-            let tid = worker.tid;
-            let Some(call) =
-                worker.call.as_mut().filter(|call| is_due(call.look, call.began, now, hang))
-            else {
-                continue;
-            };
-            let is_inside =
-                inside.iter().any(|stuck| stuck.tid == tid && stuck.handle == call.handle);
-            if is_inside {
-                call.found += 1;
-                call.look = Some(now + hang / 4);
-            } else {
-                call.found = 0;
-                call.away = (call.away + 1).min(AWAY_MAX);
-                call.look = Some(now + hang * (1 << call.away) / 2);
-            }
-            if call.found >= SEEN && now.since(call.began) >= hang {
-                let version = self.shop.serving().version.version;
-                return Some(format!(
-                    "thread {tid} is in {} of handle {} in version {version} for {} ms and waits for nothing; hang is {} ms",
-                    call.op,
-                    call.handle,
-                    now.since(call.began).as_millis(),
-                    hang.as_millis()
-                ));
-            }
-        }
-        None
+        let workers = state.workers.iter_mut().flatten();
+        let (tid, op, handle, since) = workers
+            .filter_map(|worker| Some((worker.tid, worker.call.as_mut()?)))
+            .find_map(|(tid, call)| {
+                let since = hangs(call, now, hang)?;
+                Some((tid, call.op, call.handle, since))
+            })?;
+        drop(state);
+        Some(format!(
+            "thread {tid} is in {op} of handle {handle} in version {} for {} ms and waits for nothing; hang is {} ms",
+            self.shop.serving().version.version,
+            now.since(since).as_millis(),
+            hang.as_millis()
+        ))
     }
 
     fn judge(&self, now: Moment) {
@@ -196,7 +166,10 @@ impl Keeper {
     fn give_up(&self, why: &str) {
         let serving = self.shop.serving();
         if let Ok(shut) = self.shop.shut(self.shop.settings.drain) {
-            if let Ok(state) = serving.module.export() {
+            let state = serving.module.export();
+            // Nobody gets in any more, unless somebody has already.
+            let _change = shut.closed().change();
+            if let (Ok(state), Ok(_)) = (state, &_change) {
                 self.shop.keep(&[state]);
             }
             end_behind(&self.shop, why, &shut);
@@ -205,30 +178,23 @@ impl Keeper {
     }
 }
 
-fn is_due(look: Option<Moment>, began: Moment, now: Moment, hang: Duration) -> bool {
-    look.unwrap_or(began + hang / 2) <= now
+/// When this call has to be looked at, if it stays where it is. One that waits tells when it is back.
+fn next_look(call: &Inside, hang: Duration) -> Option<Moment> {
+    let since = call.ticket.inside_since(call.began)?;
+    let seen = call.seen.filter(|seen| seen.since == since);
+    Some(seen.map_or(since + hang / 2, |seen| seen.next))
 }
 
-/// Whether some call is inside for so long that it has to be looked at. Who stands at the closed gate is not inside.
-fn suspects(state: &mut State, now: Moment, hang: Duration, desk: &Desk) -> bool {
-    use std::sync::atomic::Ordering::Relaxed;
-    if desk.closed.load(Relaxed) {
-        return false;
+/// Looks at a call: since when it is inside, if that is too long.
+fn hangs(call: &mut Inside, now: Moment, hang: Duration) -> Option<Moment> {
+    let next = next_look(call, hang)?;
+    let since = call.ticket.inside_since(call.began)?;
+    if next > now {
+        return None;
     }
-    let opened = Moment(desk.opened_at.load(Relaxed));
-    let mut found = false;
-    for call in state.workers.iter_mut().flatten().filter_map(|worker| worker.call.as_mut()) {
-        if call.op != Op::Interrupt && is_due(call.look, call.began, now, hang) {
-            // The glance itself opens the gate, too: that it was closed for a moment is no excuse.
-            let held = opened > call.began && now.since(opened) < hang / 2 && call.found == 0;
-            if held && call.away == 0 && call.look.is_none() {
-                call.look = Some(opened + hang / 2);
-            } else {
-                found = true;
-            }
-        }
-    }
-    found
+    let before = call.seen.filter(|seen| seen.since == since).map_or(0, |seen| seen.times);
+    call.seen = Some(Seen { since, times: before + 1, next: now + hang / 4 });
+    (before + 1 >= SEEN && now.since(since) >= hang).then_some(since)
 }
 
 /// Ends this process with its last words, in a way that no code of the driver has a say in; the supervisor starts the next one.
@@ -245,6 +211,6 @@ pub(super) fn end(shop: &Workshop, why: &str) -> ! {
 }
 
 /// The same while nobody is inside: no call is lost.
-fn end_behind(shop: &Workshop, why: &str, _shut: &super::workshop::Shut<'_>) -> ! {
+fn end_behind(shop: &Workshop, why: &str, _shut: &super::workshop::Shut) -> ! {
     end(shop, why)
 }

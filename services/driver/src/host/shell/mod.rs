@@ -15,6 +15,7 @@ mod probes;
 mod replace;
 mod services;
 mod start;
+mod waiting;
 mod worker;
 mod workshop;
 

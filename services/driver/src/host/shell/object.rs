@@ -12,7 +12,9 @@ use protocol::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{control::Control, owners::Owners, start::Started, workshop::Workshop};
+use super::{
+    control::Control, owners::Owners, start::Started, waiting::Waiting, workshop::Workshop,
+};
 use crate::host::{
     core::{AGAIN, Core, Outcome, Owner, Request},
     machine::handles::wait_of,
@@ -76,14 +78,18 @@ impl HostObject {
             return call.responder.fail(Failure::new(Code::InvalidArgument, text));
         };
         let (owner, request) = (owner(&call), request(&call.method, &head, data));
-        let responder = call.responder;
-        self.core.submit(owner, head.handle, head.sequence, request, move |outcome| {
+        let waiting = Waiting::new(call.responder);
+        let waits = Arc::clone(&waiting);
+        let done = move |outcome| {
+            let Some(responder) = waits.take() else { return };
             let Outcome { result, data } = outcome;
             if result == AGAIN {
                 return responder.fail(ends());
             }
             responder.reply_bytes(Answer { result, data: &data }.encode());
-        });
+        };
+        let ticket = self.core.submit(owner, head.handle, head.sequence, request, done);
+        waiting.attend(self.core.clone(), ticket);
     }
 }
 

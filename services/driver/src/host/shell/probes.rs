@@ -153,7 +153,7 @@ impl Workshop {
     }
 
     /// Behind the closed gate: the entries are as they were.
-    pub(super) fn take_probes_out(&self, shut: &Shut<'_>) -> Result<(), Refusal> {
+    pub(super) fn take_probes_out(&self, shut: &Shut) -> Result<(), Refusal> {
         let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(watcher) = &mut probes.watcher else { return Ok(()) };
         while let Some(probe) = watcher.probes.last_mut() {

@@ -179,7 +179,7 @@ impl Workshop {
         module: &Arc<Module>,
         to: &Version,
         mode: Mode,
-        shut: &Shut<'_>,
+        shut: &Shut,
     ) -> Result<Done, Failure> {
         let began = clock::now();
         let failed = |reason, text: String| refused(reason, format!("{}: {text}", self.name));
@@ -222,7 +222,7 @@ impl Workshop {
         module: &Arc<Module>,
         to: &Version,
         mode: Mode,
-        shut: &Shut<'_>,
+        shut: &Shut,
     ) -> Result<(Mode, Vec<String>), Failure> {
         let mut notes = Vec::new();
         let refusal = |refusal: Refusal| self.refusal(&refusal);
@@ -254,7 +254,7 @@ impl Workshop {
     }
 
     /// Behind the closed gate: the state goes back, and what served before serves again. How long the state took, and the state.
-    fn go_back(&self, body: &mut Body, shut: &Shut<'_>) -> Result<(u64, Vec<u8>), String> {
+    fn go_back(&self, body: &mut Body, shut: &Shut) -> Result<(u64, Vec<u8>), String> {
         let began = clock::now();
         let previous = body.previous().map(|layer| Arc::clone(&layer.module));
         let previous = previous.ok_or("there is no version before")?;

@@ -76,6 +76,12 @@ impl Services for Callbacks {
         }
     }
 
+    fn returned(&self) {
+        if let Some(desk) = self.desk.get() {
+            desk.returned();
+        }
+    }
+
     fn log(&self, level: c_int, text: &str) {
         let name = &self.name;
         match level {

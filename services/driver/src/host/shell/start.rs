@@ -69,7 +69,7 @@ pub(super) fn start(name: &str, driver: Driver, places: &Places) -> Result<Start
     let module = Arc::new(module);
     let slot = Slot::new(&gate, Table::clone(&module.table()));
     let runtime = tokio::runtime::Handle::current();
-    let desk = Arc::new(Desk::new(gate, slot, journal, driver.threads, runtime));
+    let desk = Arc::new(Desk::new(gate, slot, journal, driver.threads, driver.hang, runtime));
     callbacks.connect(&desk);
     let owners = Arc::new(Owners::default());
     give_back(&desk, &owners, &mut notes);

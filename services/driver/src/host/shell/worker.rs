@@ -59,6 +59,9 @@ fn work(desk: &Arc<Desk>) {
             }
             let (began, generation) = (clock::now(), state.generation);
             enter(&mut state, place, &job, began, &caller);
+            if job.hurries {
+                caller.next_call().interrupt();
+            }
             if state.handles.is_ready() {
                 desk.wake(&mut state);
             } else {
@@ -81,7 +84,8 @@ fn work(desk: &Arc<Desk>) {
                 }
                 continue;
             }
-            count(desk, &mut state, &job, &outcome, (began, generation), tid);
+            let took = clock::now().since(began).saturating_sub(caller.waited());
+            count(desk, &mut state, &job, &outcome, (began, took, generation), tid);
             let done = end(desk, &mut state, job, slot, &outcome);
             if let Some((done, handle)) = done {
                 drop(state);
@@ -117,10 +121,8 @@ fn enter(state: &mut State, place: usize, job: &Job<Reply>, began: Moment, calle
         handle: job.handle,
         op: job.work.op(),
         began,
-        interrupt: caller.next_call(),
-        found: 0,
-        away: 0,
-        look: None,
+        ticket: caller.next_call(),
+        seen: None,
     };
     if let Some(worker) = &mut state.workers[place] {
         worker.call = Some(call);
@@ -162,25 +164,23 @@ fn carry_out(desk: &Desk, caller: &mut Caller, job: &Job<Reply>) -> Outcome {
     Outcome { result, data: room }
 }
 
-/// Counts the call for the version that carried it out.
+/// Counts the call for the version that carried it out; what it waited for is not in `took`.
 fn count(
     desk: &Desk,
     state: &mut State,
     job: &Job<Reply>,
     outcome: &Outcome,
-    (began, generation): (Moment, u64),
+    (began, took, generation): (Moment, Duration, u64),
     tid: i32,
 ) {
     let op = job.work.op();
-    let took = clock::now().since(began);
-    let is_error = outcome.result < 0;
+    // Who was interrupted did not fail.
+    let is_error = outcome.result < 0 && outcome.result != EINTR;
     state.calls += 1;
     state.errors += u64::from(is_error);
     desk.tell_keeper(state);
     if generation == state.generation {
-        // A read waits for its data, and an open for what it opens: their times say nothing of the code.
-        let counts = matches!(op, Op::Write | Op::Ioctl | Op::Own(_));
-        state.deeds.add(is_error, counts.then_some(took));
+        state.deeds.add(is_error, took);
     }
     let bit = 1u64.checked_shl(op.index()).unwrap_or(0);
     if desk.measured.load(std::sync::atomic::Ordering::Relaxed) & bit != 0 {

@@ -3,7 +3,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,12 +17,7 @@ use protocol::{
 };
 use tokio::sync::watch;
 
-use super::{
-    body::Body,
-    desk::{Desk, mark_opened},
-    files,
-    probes::Probes,
-};
+use super::{body::Body, desk::Desk, files, probes::Probes};
 use crate::{
     host::machine::{probation::Limits, states},
     settings::Driver,
@@ -67,10 +62,7 @@ pub(super) struct Workshop {
 }
 
 /// The gate closed for a change, and what opens it again.
-pub(super) struct Shut<'w> {
-    closed: Option<Closed>,
-    desk: &'w Desk,
-}
+pub(super) struct Shut(Closed);
 
 /// Held while code runs that may never come back.
 pub(super) struct Risk<'w>(&'w Workshop);
@@ -151,15 +143,8 @@ impl Workshop {
     }
 
     /// Closes the gate.
-    pub(super) fn shut(&self, limit: Duration) -> Result<Shut<'_>, Busy> {
-        self.desk.closed.store(true, Relaxed);
-        match Gate::close(&self.desk.gate, limit) {
-            Ok(closed) => Ok(Shut { closed: Some(closed), desk: &self.desk }),
-            Err(busy) => {
-                mark_opened(&self.desk);
-                Err(busy)
-            }
-        }
+    pub(super) fn shut(&self, limit: Duration) -> Result<Shut, Busy> {
+        Gate::close(&self.desk.gate, limit).map(Shut)
     }
 
     /// From now on code runs that may never come back.
@@ -198,7 +183,7 @@ impl Workshop {
     }
 
     /// The state of what serves, exported behind the closed gate, and in the layout of what may come back, where that is another one.
-    pub(super) fn export(&self, body: &Body, _shut: &Shut<'_>) -> Result<Vec<Vec<u8>>, String> {
+    pub(super) fn export(&self, body: &Body, _shut: &Shut) -> Result<Vec<Vec<u8>>, String> {
         let module = body.module();
         let mut states = vec![module.export().map_err(|refusal| refusal.text)?];
         if let Some(previous) = body.previous().map(|layer| &layer.module)
@@ -225,11 +210,17 @@ impl Workshop {
         }
     }
 
-    /// Exports the state and writes it down. `false` where somebody is inside for too long.
+    /// Exports the state and writes it down. `false` where somebody is inside for too long, or the export took so long that calls
+    /// ran beside it.
     pub(super) fn checkpoint(&self, body: &Body) -> bool {
         let Ok(shut) = self.shut(self.settings.drain) else { return false };
         let states = self.export(body, &shut);
-        drop(shut);
+        let Some(states) = shut.end(states) else {
+            self.note(
+                "the export of the state takes too long: calls ran beside it, and it is not kept",
+            );
+            return false;
+        };
         match states {
             Ok(states) => self.keep(&states),
             Err(text) => self.note(format!("the state can't be exported: {text}")),
@@ -242,8 +233,12 @@ impl Workshop {
         let body = self.body();
         let shut = self.shut(self.settings.drain).map_err(|busy| self.busy(&busy))?;
         let state = body.module().export();
-        drop(shut);
         let failed = |text: String| Failure::new(Code::Failed, format!("{}: {text}", self.name));
+        let state = shut.end(state).ok_or_else(|| {
+            failed(
+                "the export of its state takes too long: calls ran beside it; try again".to_owned(),
+            )
+        })?;
         let state = state.map_err(|refusal| failed(refusal.text))?;
         State::parse(&state).map_err(|error| failed(format!("its state is none: {error}")))
     }
@@ -288,24 +283,21 @@ impl Serving {
 /// Notes that `status` shows.
 const NOTES_MAX: usize = 32;
 
-impl Shut<'_> {
+impl Shut {
     pub(super) fn closed(&self) -> &Closed {
-        self.closed.as_ref().expect("it is taken by `open` only, which takes this, too")
+        &self.0
+    }
+
+    /// Opens the gate, and gives what was made behind it: nothing where the watchdog opened it before, and calls may have run beside.
+    pub(super) fn end<T>(self, made: T) -> Option<T> {
+        (!self.0.open().revoked).then_some(made)
     }
 
     /// Opens the gate, and says how it was.
-    pub(super) fn open(mut self) -> Pause {
+    pub(super) fn open(self) -> Pause {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let closed = self.closed.take().expect("only this takes it, and this only once");
-        let opened = closed.open();
+        let opened = self.0.open();
         Pause { pause_us: micros(opened.pause), drain_us: micros(opened.drain), held: opened.held }
-    }
-}
-
-impl Drop for Shut<'_> {
-    fn drop(&mut self) {
-        drop(self.closed.take());
-        mark_opened(self.desk);
     }
 }
 

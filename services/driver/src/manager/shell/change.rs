@@ -6,9 +6,7 @@ use std::{io, os::fd::OwnedFd, sync::Arc};
 use endpoint::CallError;
 use hotpatch::{Image, Refusal, Sealed};
 use protocol::{
-    driver::{
-        self, OBJECT_MAX, Outcome, Report, Rollback, Settled, Standing, Status, Upgrade, Version,
-    },
+    driver::{self, OBJECT_MAX, Outcome, Report, Rollback, Settled, Standing, Status, Upgrade},
     failure::{Code, Failure},
 };
 

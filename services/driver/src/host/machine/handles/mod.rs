@@ -42,6 +42,8 @@ pub(crate) struct Job<T> {
     deadline: Option<Moment>,
     /// How often somebody had told when it was taken.
     told: u64,
+    /// Its handle is being closed: it is carried out, but may wait for nothing.
+    pub(crate) hurries: bool,
     /// What gets the answer; it may be taken over by a caller who makes the same call again.
     done: Option<T>,
 }
@@ -179,6 +181,7 @@ impl<T> Handles<T> {
             work: Work::Open { flags },
             deadline: None,
             told: 0,
+            hurries: false,
             done: Some(done),
         });
         self.open.insert(line.handle, handle);
@@ -235,6 +238,7 @@ impl<T> Handles<T> {
             work: Work::Call(request),
             deadline,
             told: 0,
+            hurries: false,
             done: Some(done),
         });
         self.make_ready(handle);
@@ -264,6 +268,7 @@ impl<T> Handles<T> {
             work: Work::Close,
             deadline: None,
             told: 0,
+            hurries: false,
             done,
         });
         let aside = std::mem::take(&mut it.aside);
@@ -309,6 +314,7 @@ impl<T> Handles<T> {
             let Some(mut job) = it.queue.pop_front() else { continue };
             let bytes = job.work.weight();
             job.told = it.told;
+            job.hurries = it.closing && matches!(job.work, Work::Call(_));
             it.running = Some(Running {
                 ticket: job.ticket,
                 sequence: job.sequence,
