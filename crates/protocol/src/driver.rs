@@ -41,6 +41,7 @@ pub fn description() -> Description {
                 ("rollback_index", Kind::Integer, true),
                 ("mode", Kind::String, false),
                 ("dev", Kind::Boolean, false),
+                ("permitted", Kind::Boolean, false),
             ],
             "replace its code; for root with CAP_SYS_ADMIN",
             "Report",
@@ -229,11 +230,15 @@ pub struct Upgrade {
     pub hash: String,
     pub version: String,
     pub rollback_index: u64,
-    #[serde(default)]
-    pub mode: Mode,
+    /// Absent: as driver.toml says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// No component of a signed bundle: only for drivers whose settings say `dev = true`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dev: bool,
+    /// Its index may be lower than what was confirmed, and is what counts from then on: who asks has a signed permission for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub permitted: bool,
 }
 
 /// What `driver.rollback` takes.

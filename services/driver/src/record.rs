@@ -35,6 +35,9 @@ pub(crate) struct Record {
     /// The current version has to prove itself: a host that starts meanwhile loads the previous one.
     #[serde(default)]
     pub(crate) probation: bool,
+    /// A permission came with the current version: the floor is its index when it is confirmed, and may fall.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) lowers: bool,
     /// No version of a bundle with a lower rollback index is taken.
     #[serde(default)]
     pub(crate) floor: u64,

@@ -42,9 +42,9 @@ pub(crate) struct DriverUpgrade {
     /// Hand over a bare object, without bundle and signature; for root, where driver.toml says `dev = true`
     #[arg(long)]
     pub(crate) dev: bool,
-    /// How the new code comes in place of the old one
-    #[arg(long, requires = "dev", value_enum, default_value_t = Way::Table)]
-    pub(crate) mode: Way,
+    /// How the new code comes in place of the old one; else as driver.toml says
+    #[arg(long, requires = "dev", value_enum)]
+    pub(crate) mode: Option<Way>,
     /// The version that the object itself names; with --dev
     #[arg(long, requires = "dev", required_if_eq("dev", "true"), value_name = "TEXT")]
     pub(crate) version: Option<String>,

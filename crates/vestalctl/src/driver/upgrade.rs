@@ -72,11 +72,12 @@ async fn bare(bus: &Bus, out: Output, given: &DriverUpgrade) -> Result<(), Error
         hash,
         // As new as what serves: the floor is the signed versions' own.
         rollback_index: now.version.rollback_index,
-        mode: match given.mode {
+        mode: given.mode.map(|way| match way {
             Way::Table => Mode::Table,
             Way::Jump => Mode::Jump,
-        },
+        }),
         dev: true,
+        permitted: false,
     };
     let memory = sealed(&object).map_err(|error| {
         Error::failed(format!("copy {} to memory: {error}", given.file.display()))

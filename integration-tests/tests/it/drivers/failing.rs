@@ -1,6 +1,8 @@
 //! New versions that crash, fail, loop, leak or are slow once they serve: the version before comes back by itself, with a reason.
 //! Each behaves well until it is written something that begins with `!`, so that nobody finds out before.
 
+use tokio::time::Instant;
+
 use super::*;
 
 /// Long enough for a failure to be found, short enough that nobody waits.
@@ -31,7 +33,9 @@ fn rolls_back(
     let report = bench.upgrade(&bench.object("2", options), "2");
     assert!(report.probation_ms > 0, "{report:?}");
     let mut failed = 0;
+    let mut begun = None;
     until("it is rolled back", || {
+        begun.get_or_insert_with(Instant::now);
         match provoke(&handle) {
             Ok(()) => {}
             Err(Error::Driver(EIO)) => failed += 1,
@@ -39,6 +43,10 @@ fn rolls_back(
         }
         (bench.status()?.rollbacks > 0 || bench.status()?.last.is_some()).then_some(())
     });
+    // It goes on with the same handle, whatever became of the host.
+    handle.write(b"on").unwrap();
+    let took = begun.map(|begun| begun.elapsed()).unwrap_or_default();
+    eprintln!("{options:?}: the version before serves {took:?} after the first bad call began");
     let settled = bench.settled();
     assert_eq!(
         (settled.outcome, settled.tried.version.as_str()),
@@ -49,7 +57,6 @@ fn rolls_back(
     let status = bench.until_serving();
     assert_eq!(status.version.version, "1", "{status:?}");
     // The handle is the same, and what was counted is there, but for calls since the last checkpoint of a host that died.
-    handle.write(b"on").unwrap();
     assert_eq!(version(&handle), "1");
     assert!(counters(&handle).calls > 1, "{:?}", counters(&handle));
     let record = bench.record();

@@ -7,7 +7,11 @@ use super::*;
 use crate::support::{kill, until_other_pid};
 
 /// Upgrades with a kill each.
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 100;
+
+fn rounds() -> usize {
+    if std::env::var_os("VESTAL_FULL").is_some() { ROUNDS } else { 12 }
+}
 
 #[test]
 fn a_manager_that_is_killed_during_upgrades_loses_nothing_and_the_next_one_brings_all_together() {
@@ -18,7 +22,7 @@ fn a_manager_that_is_killed_during_upgrades_loses_nothing_and_the_next_one_bring
     let objects = ["2", "3"].map(|version| bench.object(version, &["-DLAYOUT=2"]));
     let host = bench.until_serving().pid;
     let writers = bench.writers(2);
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         let serves = bench.until_serving().version.version;
         let (object, version) = if serves == "2" { (&objects[1], "3") } else { (&objects[0], "2") };
         let manager = bench.device.until_pid("driver");

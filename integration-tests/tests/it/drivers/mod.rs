@@ -4,8 +4,10 @@
 mod audit;
 mod bad_objects;
 mod failing;
+mod jumping;
 mod killing;
 mod serving;
+mod strangers;
 
 use std::{
     fs,
@@ -25,7 +27,7 @@ use std::{
 use driver_client::{Driver, Error, Handle};
 use endpoint::{CallError, CallOptions, Client, Options};
 use protocol::{
-    driver::{Mode, Named, Outcome, Report, Settled, Standing, Status, Upgrade},
+    driver::{Named, Outcome, Report, Settled, Standing, Status, Upgrade},
     failure::Failure,
 };
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -191,8 +193,9 @@ impl Bench {
             hash: hash_of(object),
             version: version.to_owned(),
             rollback_index: 0,
-            mode: Mode::Table,
+            mode: None,
             dev: true,
+            permitted: false,
         }
     }
 

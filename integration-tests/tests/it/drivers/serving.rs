@@ -29,8 +29,16 @@ fn unloaded_it_is_down_with_its_handles_gone_and_loaded_it_serves_again() {
     }
     let bench = Bench::start(CALM);
     let handle = bench.open();
+    let own = bench.device.run_dir().join("driver/counter");
+    assert!(own.join("handles").exists() && own.join("fault").exists());
+    // What a device and a host that ended itself leave, too.
+    for name in ["cuse", "last-words"] {
+        fs::write(own.join(name), "of before").unwrap();
+    }
     bench.named::<serde_json::Value>("unload").unwrap();
     assert_eq!(bench.status().unwrap().standing, Standing::Down);
+    let left: Vec<_> = fs::read_dir(&own).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
     // A manager that is started again leaves it so.
     bench.device.ctl_ok(&["service", "restart", "driver"]);
     until("another manager answers", || bench.status());

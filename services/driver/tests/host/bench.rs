@@ -109,6 +109,27 @@ impl Bench {
         Ok(answer.parse().unwrap())
     }
 
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    /// Another task's connection.
+    pub(crate) fn another_client(&self) -> Client {
+        Client::new(self.run_dir().join(format!("driver.{}.sock", self.name)), Options::default())
+    }
+
+    /// Waits until the driver was given the call of this number of a handle, as the journal says.
+    pub(crate) fn until_started(&self, handle: u64, sequence: u64) {
+        let journal = self.run_dir().join("driver").join(self.name).join("handles");
+        testkit::until("the driver has the call", || {
+            let bytes = fs::read(&journal).ok()?;
+            let (words, _) = bytes.as_chunks::<8>();
+            let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+            let at = words.iter().position(|word| *word == handle)?;
+            (words.get(at + 4) == Some(&sequence)).then_some(())
+        });
+    }
+
     pub(crate) fn at(&self) -> String {
         format!("driver/{}", self.name)
     }
@@ -212,6 +233,14 @@ impl Bench {
             let options = CallOptions { deadline: DEADLINE, ..CallOptions::default() };
             client.call_bytes(&at, "write", &bytes, options).await.map(drop)
         });
+    }
+
+    /// How many sockets the host has.
+    pub(crate) fn sockets(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.host.as_ref().unwrap().id());
+        let links =
+            fs::read_dir(folder).unwrap().flatten().map(|entry| fs::read_link(entry.path()));
+        links.flatten().filter(|link| link.to_string_lossy().starts_with("socket:")).count()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

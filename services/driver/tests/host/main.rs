@@ -2,6 +2,7 @@
 
 mod bench;
 mod canary;
+mod waiting;
 
 use std::os::unix::process::ExitStatusExt as _;
 

@@ -260,6 +260,8 @@ pub(crate) struct Use {
     pub(crate) other: Option<Fact>,
     /// It comes into use with this start: what became of it before does not count.
     pub(crate) first: bool,
+    /// A permission of its upgrade lets it be older than its floor.
+    pub(crate) permitted: bool,
 }
 
 /// Slots that come into use, all of one upgrade.

@@ -175,7 +175,17 @@ impl<P: Platform> Engine<P> {
 
     fn use_of(&self, slot: SlotId) -> Use {
         let other = SlotId { letter: slot.letter.other(), ..slot };
-        Use { slot, fact: self.fact(slot), other: self.fact(other), first: false }
+        let (fact, permitted) = (self.fact(slot), self.is_permitted(slot));
+        Use { slot, fact, other: self.fact(other), first: false, permitted }
+    }
+
+    /// Whether the upgrade that fills this slot came with a permission for its component.
+    fn is_permitted(&self, slot: SlotId) -> bool {
+        let Some(plan) = &self.plan else { return false };
+        plan.components.iter().any(|planned| {
+            let permitted = plan.permitted.iter().any(|one| one.component == planned.component);
+            permitted && planned.slot(&self.rules) == Some(slot)
+        })
     }
 
     /// What is known of a slot's contents: enough to check them.

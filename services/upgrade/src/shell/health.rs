@@ -262,7 +262,7 @@ mod tests {
         };
         let [stable, timeout] = [stable, timeout].map(Duration::from_millis);
         let slot = SlotId { component: 0, letter: Letter::B };
-        let uses = vec![Use { slot, fact: None, other: None, first: false }];
+        let uses = vec![Use { slot, fact: None, other: None, first: false, permitted: false }];
         let what = Observe { number: 1, uses, stable, timeout };
         let verdict = observer.observe(&what).await;
         (verdict, asked.load(Relaxed))

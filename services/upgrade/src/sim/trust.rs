@@ -30,6 +30,8 @@ const DEVICE: [u8; 32] = [9; 32];
 struct Trusting {
     engine: Engine<SimPlatform>,
     world: Shared,
+    /// Whether what was switched last came with a permission.
+    permitted: bool,
 }
 
 fn key(number: u8) -> SecretKey {
@@ -75,7 +77,7 @@ impl Trusting {
     fn new() -> Self {
         let world = Shared::new(factory());
         let engine = Self::open(&world);
-        Self { engine, world }
+        Self { engine, world, permitted: false }
     }
 
     fn open(world: &Shared) -> Engine<SimPlatform> {
@@ -148,7 +150,8 @@ impl Trusting {
         while engine.work(NOW)? == Work::More {}
         while let Some(action) = engine.poll_action() {
             match action {
-                Action::Switch(_) => {
+                Action::Switch(switch) => {
+                    self.permitted = switch.uses.iter().all(|using| using.permitted);
                     engine.switched(Ok(Switched { outage_ms: 7, ..Switched::default() }), NOW)?;
                 }
                 Action::Observe(observe) => engine.verdict(observe.number, Ok(()), NOW)?,
@@ -310,8 +313,10 @@ fn a_permission_of_recovery_lets_one_bundle_below_the_floor_once() {
     assert!(engine.permit(&bytes, &by(3), &[1; 32]).is_err());
     engine.permit(&bytes, &by(3), &DEVICE).unwrap();
     device.install(&old).unwrap();
+    assert!(device.permitted, "whoever has a floor of its own is told");
     assert_eq!(device.engine.floor("application"), 2);
     device.install(&application(3)).unwrap();
+    assert!(!device.permitted);
     assert_eq!(reason(&device.begin(&signed(&old, 2)).unwrap_err()), "rollback");
     let again = device.engine.permit(&bytes, &by(3), &DEVICE).unwrap_err();
     assert!(again.text.contains("used already"), "{again}");
@@ -401,7 +406,7 @@ fn a_mirrored_component_is_whole_in_one_place_whenever_power_is_lost() {
         for _ in 0..3 {
             // What a loss of power interrupts is pushed again.
             if let Ok(engine) = Trusting::try_open(&world) {
-                let mut device = Trusting { engine, world: world.clone() };
+                let mut device = Trusting { engine, world: world.clone(), permitted: false };
                 let _ = device.finish_activation();
                 if device.engine.status().state != State::Confirmed {
                     let _ = device.install(&parcel);

@@ -68,7 +68,8 @@ impl Workshop {
         };
         let module = Arc::new(module);
         let shut = self.shut(self.settings.drain).map_err(|busy| self.busy(&busy))?;
-        let done = self.hand_over(&mut body, &module, &to, upgrade.mode, &shut);
+        let mode = upgrade.mode.unwrap_or_default();
+        let done = self.hand_over(&mut body, &module, &to, mode, &shut);
         let mut notes: Vec<String> = shut.closed().real_time().into_iter().collect();
         drop(risk);
         let before = done.is_ok().then(|| self.count_anew());

@@ -9,7 +9,7 @@ use std::{
 
 use daemon::places::Places;
 use driver_abi::events;
-use hotpatch::Sealed;
+use hotpatch::{Closing, Sealed};
 use protocol::{
     driver::{Mode, Outcome as Settling, Report, Settled, Upgrade},
     failure::{Code, Failure},
@@ -22,6 +22,7 @@ use super::{
     keeper::Keeper,
     start::{Started, start},
     worker,
+    workshop::Shut,
 };
 use crate::{
     host::core::{Outcome, Owner, Request},
@@ -137,8 +138,9 @@ impl Bench {
             hash: record::hash_of(&bytes),
             version: version.unwrap().trim_matches('"').to_owned(),
             rollback_index: 1,
-            mode,
+            mode: Some(mode),
             dev: true,
+            permitted: false,
         };
         self.started.shop.replace(&Sealed::new(NAME, &bytes).unwrap(), &upgrade)
     }
@@ -285,8 +287,9 @@ fn the_object_that_serves_needs_no_upgrade_and_another_hash_is_refused() {
         hash: first.to.hash,
         version: "1".to_owned(),
         rollback_index: 0,
-        mode: Mode::Table,
+        mode: None,
         dev: true,
+        permitted: false,
     };
     let failure = bench.started.shop.replace(&object, &upgrade).unwrap_err();
     assert_eq!(reason(&failure), "hash");
@@ -428,4 +431,35 @@ fn calls_made_through_many_upgrades_are_all_counted() {
         "{}",
         bench.line(handle)
     );
+}
+
+#[test]
+fn what_was_exported_while_the_watchdog_had_opened_the_gate_is_thrown_away() {
+    let bench = Bench::new();
+    let handle = bench.open();
+    let gate = &bench.started.shop.desk.gate;
+    let hold = Duration::from_millis(1);
+    let shut = gate.close_with(Duration::ZERO, Closing { hold, real_time: false }).unwrap();
+    // It is answered as soon as somebody opens.
+    assert_eq!(bench.write(handle, "x"), 1);
+    assert_eq!(Shut(shut).end("made beside a call"), None);
+    let shut = bench.started.shop.shut(PATIENCE).unwrap();
+    assert_eq!(shut.end("made behind the gate"), Some("made behind the gate"));
+}
+
+#[test]
+fn what_a_call_waits_for_is_no_time_of_the_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let factory = build(folder.path(), "pipe", &[]);
+    let bench = Bench::of(folder, factory, |_| {});
+    let handle = bench.open();
+    let bell = 200u32.to_le_bytes().to_vec();
+    assert_eq!(
+        bench.call(handle, 0, Request::Own { number: 0, argument: bell, room: 0 }).result,
+        0
+    );
+    let deeds = || bench.started.shop.desk.lock().deeds.clone();
+    testkit::until("both are counted", || (deeds().calls == 2).then_some(()));
+    let longest = deeds().times.p99().unwrap();
+    assert!(longest < Duration::from_millis(200), "{longest:?}");
 }

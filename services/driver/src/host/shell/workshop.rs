@@ -62,7 +62,7 @@ pub(super) struct Workshop {
 }
 
 /// The gate closed for a change, and what opens it again.
-pub(super) struct Shut(Closed);
+pub(super) struct Shut(pub(super) Closed);
 
 /// Held while code runs that may never come back.
 pub(super) struct Risk<'w>(&'w Workshop);

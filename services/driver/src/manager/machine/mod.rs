@@ -66,10 +66,11 @@ pub(crate) fn offer(record: &Record, upgrade: &Upgrade, dev: bool) -> Result<Off
     }
     // The way back stays open, whatever was confirmed since.
     let is_way_back = record.previous.as_ref().is_some_and(|previous| previous.hash == *hash);
-    if !upgrade.dev && !is_way_back && *rollback_index < record.floor {
+    let goes_below = upgrade.dev || upgrade.permitted || is_way_back;
+    if !goes_below && *rollback_index < record.floor {
         let text = format!(
             "{name}: version {version} has the rollback index {rollback_index}, and a version with {} was confirmed already; \
-             build it with an index of at least that",
+             build it with an index of at least that, or install it with a permission to go back",
             record.floor
         );
         return Err(refusal(Code::Denied, "rollback-index", text));
@@ -82,6 +83,7 @@ pub(crate) fn offer(record: &Record, upgrade: &Upgrade, dev: bool) -> Result<Off
         },
         previous: Some(record.current.clone()),
         probation: true,
+        lowers: upgrade.permitted,
         ..record.clone()
     })))
 }
@@ -185,8 +187,9 @@ fn confirmed(record: &Record) -> Record {
         serves: current,
         reason: None,
     };
-    let floor = record.floor.max(record.current.rollback_index);
-    Record { probation: false, floor, last: Some(settled), ..record.clone() }
+    let index = record.current.rollback_index;
+    let floor = if record.lowers { index } else { record.floor.max(index) };
+    Record { probation: false, lowers: false, floor, last: Some(settled), ..record.clone() }
 }
 
 /// The record before, as far as it is known: what was before that was given up when this upgrade began.
@@ -207,6 +210,7 @@ pub(crate) fn rolled_back(record: &Record, last: Option<&Settled>) -> Record {
         current: previous,
         previous: None,
         probation: false,
+        lowers: false,
         last: Some(settled),
         ..record.clone()
     }
@@ -220,7 +224,7 @@ fn adopted(record: &Record, seen: Seen<'_>) -> Record {
     // After a way back nothing leads forward again by itself.
     let previous = trusted.filter(|trusted| seen.on_probation && trusted.hash != current.hash);
     let probation = previous.is_some();
-    Record { current, previous, probation, ..record.clone() }
+    Record { current, previous, probation, lowers: false, ..record.clone() }
 }
 
 /// What a manager makes of a driver when it starts.
@@ -288,6 +292,7 @@ fn renewed(record: Record, hash: &str, kept: impl Fn(&str) -> bool) -> Record {
     renewed.previous = before.filter(|before| before.hash != serves.hash && kept(&before.hash));
     renewed.current = serves;
     renewed.probation = false;
+    renewed.lowers = false;
     renewed
 }
 

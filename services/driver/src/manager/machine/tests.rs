@@ -1,7 +1,5 @@
 //! Every row of the table in the header, and every way to cut an upgrade into pieces, on a device of four variables.
 
-use protocol::driver::Mode;
-
 use super::*;
 
 const KNOWN: [&str; 3] = ["a", "b", "c"];
@@ -20,8 +18,9 @@ fn upgrade(letter: &str, index: u64) -> Upgrade {
         hash: hash(letter),
         version: letter.to_owned(),
         rollback_index: index,
-        mode: Mode::Table,
+        mode: None,
         dev: false,
+        permitted: false,
     }
 }
 
@@ -30,6 +29,7 @@ fn record(current: &str, previous: Option<&str>, probation: bool) -> Record {
         current: version(current, 3),
         previous: previous.map(|letter| version(letter, 2)),
         probation,
+        lowers: false,
         floor: 2,
         factory: hash("a"),
         last: None,
@@ -94,6 +94,22 @@ fn what_may_not_be_tried_is_refused_with_a_reason_for_programs() {
         offer(&record("a", None, false), &wrong, false).unwrap_err().code,
         Code::InvalidArgument
     );
+}
+
+#[test]
+fn a_permission_takes_one_version_below_the_floor_and_lowers_it_when_that_is_confirmed() {
+    let high = Record { floor: 7, ..record("a", None, false) };
+    let permitted = Upgrade { permitted: true, ..upgrade("b", 4) };
+    assert!(offer(&high, &upgrade("b", 4), false).is_err());
+    let Ok(Offer::Try(next)) = offer(&high, &permitted, false) else { panic!("refused") };
+    assert_eq!((next.floor, next.lowers), (7, true), "it has to prove itself first");
+    let Next::Settle(confirmed) = look(&next, "b", false, None) else { panic!() };
+    assert_eq!((confirmed.floor, confirmed.lowers), (4, false));
+    assert!(offer(&confirmed, &upgrade("c", 3), false).is_err(), "it was for that version only");
+    let failed = told("b", Outcome::RolledBack, "it failed");
+    let Next::Settle(back) = look(&next, "a", false, Some(&failed)) else { panic!() };
+    assert_eq!((back.floor, back.lowers), (7, false));
+    assert!(offer(&back, &upgrade("c", 4), false).is_err());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{os::fd::OwnedFd, sync::Arc};
 
 use endpoint::{Incoming, Serve};
 use protocol::{
-    driver::{Mode, Named, Place, Rollback, Upgrade, description},
+    driver::{Named, Place, Rollback, Upgrade, description},
     failure::{Code, Failure},
     objects::{Description, nearest},
 };
@@ -64,9 +64,7 @@ async fn run(desk: &Arc<Desk>, mut call: Incoming) {
             let fds = std::mem::take(&mut call.fds);
             match call.parse::<Upgrade>() {
                 Ok(wanted) => {
-                    // What is left out is the settings' to say.
-                    let mode = call.parse::<Chosen>().ok().and_then(|chosen| chosen.mode);
-                    let outcome = upgrade(desk, &call, wanted, mode, fds).await;
+                    let outcome = upgrade(desk, &call, wanted, fds).await;
                     call.responder.finish(outcome);
                 }
                 Err(failure) => {
@@ -117,12 +115,6 @@ async fn run(desk: &Arc<Desk>, mut call: Incoming) {
     }
 }
 
-/// Of the arguments of `upgrade`.
-#[derive(serde::Deserialize)]
-struct Chosen {
-    mode: Option<Mode>,
-}
-
 fn attempt<'a>(call: &Incoming, what: &'a str, driver: &'a str, hash: &'a str) -> Attempt<'a> {
     Attempt { peer: call.responder.peer(), what, driver, hash }
 }
@@ -148,7 +140,6 @@ async fn upgrade(
     desk: &Desk,
     call: &Incoming,
     wanted: Upgrade,
-    mode: Option<Mode>,
     mut fds: Vec<OwnedFd>,
 ) -> Result<protocol::driver::Report, Failure> {
     let (name, hash) = (wanted.name.clone(), wanted.hash.clone());
@@ -160,7 +151,8 @@ async fn upgrade(
             let text = "upgrade needs one descriptor: the object in a memfd that is sealed against every change";
             return Err(Failure::new(Code::InvalidArgument, text));
         };
-        let mode = mode.unwrap_or(charge.settings.mode);
+        // What is left out is the settings' to say.
+        let mode = wanted.mode.or(Some(charge.settings.mode));
         change::upgrade(desk, &charge, Upgrade { mode, ..wanted }, object).await
     };
     let outcome = outcome.await;

@@ -105,7 +105,7 @@ impl Manager {
                     Step::Leave(why) => return Err(why),
                     Step::Rollback => self.rollback(driver, purpose).await,
                     // Here, so that what is never handed over is not read.
-                    Step::Upgrade => self.upgrade(driver, &image().await?).await,
+                    Step::Upgrade => self.upgrade(driver, &image().await?, using.permitted).await,
                 },
                 Err(error) => Err(error),
             };
@@ -175,15 +175,21 @@ impl Manager {
         }
     }
 
-    async fn upgrade(&self, driver: &str, image: &Image) -> Result<Report, CallError> {
+    async fn upgrade(
+        &self,
+        driver: &str,
+        image: &Image,
+        permitted: bool,
+    ) -> Result<Report, CallError> {
         let fact = &image.fact;
         let upgrade = Upgrade {
             name: driver.to_owned(),
             hash: fact.hash.clone(),
             version: fact.version.clone(),
             rollback_index: fact.rollback_index,
-            mode: protocol::driver::Mode::default(),
+            mode: None,
             dev: false,
+            permitted,
         };
         let fds = [image.sealed.as_fd()];
         let options = CallOptions { deadline: EXCHANGE, fds: &fds, ..CallOptions::default() };

@@ -24,7 +24,8 @@ fn version(fact: &Fact) -> Version {
 }
 
 fn using(wanted: Option<&Fact>, other: Option<&Fact>) -> Use {
-    Use { slot: SLOT, fact: wanted.cloned(), other: other.cloned(), first: false }
+    let (fact, other) = (wanted.cloned(), other.cloned());
+    Use { slot: SLOT, fact, other, first: false, permitted: false }
 }
 
 fn serving(serves: &Fact, previous: Option<&Fact>) -> Status {
@@ -86,6 +87,8 @@ struct State {
     waiting: Vec<Incoming>,
     /// What came with the last descriptor.
     object: Vec<u8>,
+    /// Whether the last one came with a permission.
+    permitted: Value,
 }
 
 impl Serve for Fake {
@@ -111,6 +114,7 @@ impl Serve for Fake {
                     let mut bytes = vec![0; 64];
                     let count = std::os::unix::fs::FileExt::read_at(&file, &mut bytes, 0).unwrap();
                     state.object = bytes[..count].to_vec();
+                    state.permitted = args["permitted"].clone();
                     let to: Version = serde_json::from_value(args).unwrap();
                     let from = std::mem::replace(&mut state.status.version, to.clone());
                     state.status.previous = Some(from.clone());
@@ -139,8 +143,8 @@ struct House {
 fn house(status: Status) -> House {
     let folder = tempfile::tempdir().unwrap();
     let (refusals, calls, object) = (Vec::new(), Vec::new(), Vec::new());
-    let waiting = Vec::new();
-    let state = State { status, refusals, settled: None, calls, waiting, object };
+    let (waiting, permitted) = (Vec::new(), Value::Null);
+    let state = State { status, refusals, settled: None, calls, waiting, object, permitted };
     let fake = Fake(Arc::new(Mutex::new(state)));
     let server = Server::new(endpoint::Settings::default()).unwrap();
     server.add("driver", fake.clone()).unwrap();
@@ -177,6 +181,19 @@ async fn a_new_version_is_handed_over_and_the_old_one_comes_back() {
     assert_eq!(house.state().status.version.version, "1");
     let calls = house.state().calls.clone();
     assert_eq!(calls, ["list", "upgrade", "list", "list", "rollback"]);
+}
+
+#[tokio::test]
+async fn a_permission_goes_along_with_the_version_that_it_is_for() {
+    let (one, two) = (fact(b"1", "1"), fact(b"2", "2"));
+    let house = house(serving(&one, None));
+    for permitted in [true, false] {
+        let using = Use { permitted, ..using(Some(&two), Some(&one)) };
+        house.bring(&using, Purpose::Try).await.unwrap();
+        let told = if permitted { json!(true) } else { Value::Null };
+        assert_eq!(house.state().permitted, told);
+        house.state().status = serving(&one, None);
+    }
 }
 
 #[tokio::test]

@@ -115,6 +115,22 @@ fn a_close_comes_last_and_nothing_after_it() {
 }
 
 #[test]
+fn a_call_whose_handle_is_being_closed_is_carried_out_in_a_hurry_and_the_close_is_not() {
+    let (mut table, handle) = opened();
+    submit(&mut table, handle, 1, "runs");
+    submit(&mut table, handle, 2, "waits");
+    let (runs, ..) = table.take().unwrap();
+    assert!(!runs.hurries);
+    table.close(OWNER, handle, Some("close")).unwrap();
+    table.end(runs, 1, false, NOW);
+    let (waits, ..) = table.take().unwrap();
+    assert!(waits.hurries && waits.sequence == 2);
+    table.end(waits, EINTR, false, NOW);
+    let (close, ..) = table.take().unwrap();
+    assert!(close.work == Work::Close && !close.hurries);
+}
+
+#[test]
 fn a_failed_open_leaves_no_handle() {
     let mut table: Table = Handles::new(1);
     let (line, slot) = table.open(OWNER, 0, "open").unwrap();
