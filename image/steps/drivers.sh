@@ -6,7 +6,8 @@ drivers_built() {
   local built source flags=(-shared -fPIC -O2 -std=c11 -D_POSIX_C_SOURCE=200809L -fpatchable-function-entry=16 -Wl,-z,now,-z,relro,-z,noexecstack)
   built=$(realpath "${CARGO_TARGET_DIR:-target}")/$profile
   mkdir -p "$work/drivers"
-  RUSTFLAGS=$remapped cargo build --quiet --locked --profile "$profile" -p vestal-driver --bin vestal-driver
+  # Named beside it, the suite makes cargo choose the features of shared crates as for the suite, so that they are not built once more.
+  RUSTFLAGS=$remapped cargo build --quiet --locked --profile "$profile" -p vestal-suite -p vestal-driver --bin vestal-driver
   RUSTFLAGS=$remapped cargo build --quiet --locked --profile "$profile" -p serial-driver
   cp "$built/vestal-driver" "$work/drivers/"
   cp "$built/libserial_driver.so" "$work/drivers/serial.so"

@@ -1,13 +1,13 @@
 //! Kernel code replaced while it is called: a device's driver is patched by modules that `scripts/kernel-module` has built for the image's
 //! kernel (`modules/` of the built image), by hand and as a component of a signed bundle.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use serde_json::Value;
 use testkit::machine::{Image, Machine, Setup};
 
 use crate::{
-    drivers::caller,
+    drivers::{caller, tell},
     support::{give, image, take, until_up},
     upgrades::{bench::Host, last_of_history, until_good},
 };
@@ -37,8 +37,11 @@ fn modules() -> Option<(Image, impl Fn(&str) -> std::path::PathBuf)> {
 
 /// The upgrade agent is told of a component that is a live patch, and of what shows that it is a good one.
 fn add_component(machine: &Machine) {
-    let health = "health = { timeout = \"20s\", stable = \"2s\", command = [\"/bin/sh\", \"-c\", \"echo well > /dev/lab_device\"] }";
-    let component = "[components.fix]\\nslots = [\"/var/lib/vestal/upgrade/fix-a\", \"/var/lib/vestal/upgrade/fix-b\"]\\nactivate = \"livepatch\"";
+    let health = "health = { timeout = \"8s\", stable = \"2s\", command = [\"/bin/sh\", \"-c\", \"echo well > /dev/lab_device\"] }";
+    let slot =
+        |letter| format!("{{ path = \"/var/lib/vestal/fix-{letter}.img\", size = \"64KiB\" }}");
+    let slots = format!("slots = [{}, {}]", slot('a'), slot('b'));
+    let component = format!("[components.fix]\\n{slots}\\nactivate = \"livepatch\"");
     machine.ok(&format!(
         "sed 's|^health = .*|{health}|' /etc/vestal/upgrade.toml > /run/upgrade.toml; \
          printf '\\n{component}\\n' >> /run/upgrade.toml; \
@@ -52,23 +55,38 @@ fn version(machine: &Machine) -> String {
     machine.ok("read version rest < /dev/lab_device; echo $version")
 }
 
-/// Loads, waits until all tasks use it, takes it out of use and unloads it.
-fn come_and_go(machine: &Machine, file: &str) {
+/// Loads, waits until all tasks use it, takes it out of use and unloads it. How long each of both transitions took, in milliseconds.
+fn come_and_go(machine: &Machine, file: &str) -> [u64; 2] {
     let patch = "/sys/kernel/livepatch/lab_patch";
-    machine.ok(&format!("insmod {file}"));
-    machine.until(&format!("grep -qx 0 {patch}/transition"));
+    let on = timed(machine, &format!("insmod {file}"), &format!("grep -qx 0 {patch}/transition"));
     assert_eq!(version(machine), "v2");
-    machine.ok(&format!("echo 0 > {patch}/enabled"));
-    machine.until(&format!("! test -d {patch} && rmmod lab_patch"));
+    let off = timed(machine, &format!("echo 0 > {patch}/enabled"), &format!("! test -d {patch}"));
+    machine.until("rmmod lab_patch");
     assert_eq!(version(machine), "v1");
+    [on, off]
+}
+
+/// Milliseconds from an order in the machine until something is true.
+fn timed(machine: &Machine, order: &str, until: &str) -> u64 {
+    let clock = "read up rest < /proc/uptime; echo $up";
+    let seconds =
+        |said: &str| said.parse::<f64>().unwrap_or_else(|error| panic!("{error}: {said}"));
+    let begun = seconds(&machine.ok(&format!("{clock}; {order}")));
+    // It looks often, so that the answer is the time of the transition and not that of the looks.
+    let ended = machine.until(&format!(
+        "n=0; until {until}; do n=$((n+1)); [ $n -lt 200 ] || exit 1; usleep 20000; done; {clock}"
+    ));
+    let took = Duration::from_secs_f64(seconds(&ended) - begun);
+    u64::try_from(took.as_millis()).unwrap()
 }
 
 /// Pushes a bundle with this module; whether it was kept, and what the history says of it.
 fn push(host: &Host<'_>, machine: &Machine, version: &str, module: &Path) -> (bool, Value) {
     let bundle = host.bundle(version, 1, &[("fix", module)]);
     let (kept, told, complaint) = host.push(&bundle, machine).ended();
+    eprintln!("{version}: kept {kept}, {told}, {complaint}");
     let entry = last_of_history(machine);
-    eprintln!("{version}: kept {kept}, {told}, {complaint}, {entry}");
+    eprintln!("{version}: {entry}");
     (kept, entry)
 }
 
@@ -92,9 +110,8 @@ fn a_kernel_driver_is_patched_under_its_callers_by_a_bundle_and_a_harmful_patch_
 
     machine
         .ok("for i in 1 2; do /tmp/caller write /dev/lab_device /tmp/stop > /tmp/writer$i & done");
-    for _ in 0..cycles() {
-        come_and_go(&machine, &patch);
-    }
+    let took: Vec<_> = (0..cycles()).flat_map(|_| come_and_go(&machine, &patch)).collect();
+    tell("transition_ms", took.into_iter());
     add_component(&machine);
     host.trust(&machine);
     let (kept, entry) = push(&host, &machine, "2.0", &module("lab_patch"));

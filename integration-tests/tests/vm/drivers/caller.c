@@ -1,7 +1,7 @@
 /* A program that uses a character device, for the tests in a virtual machine: caller MODE DEVICE STOP, until the file STOP is there.
  *
- *   write   writes again and again; prints how many calls, bytes and failures there were, and the sum of the checksums as the driver
- *           `counter` has it
+ *   write   writes again and again; prints how many calls, bytes and failures there were, how long the longest call took, and the sum
+ *           of the checksums as the driver `counter` has it
  *   poll    waits until the device can be read, and reads it; prints how many times it was woken, and how many bytes it read
  *   feed    writes a byte that counts up, each time the device can be written, and checks nothing
  *
@@ -12,9 +12,16 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-static uint64_t calls, bytes, failures, sum;
+static uint64_t calls, bytes, failures, sum, longest_us;
+
+static uint64_t now_us(void) {
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
 
 static uint64_t checksum_of(const unsigned char *data, size_t length) {
 	uint64_t sum = 0xcbf29ce484222325u;
@@ -34,7 +41,11 @@ static void write_once(int device) {
 	size_t length = 1 + calls % sizeof data;
 	for (size_t at = 0; at < length; at++)
 		data[at] = (unsigned char)(calls * 31 + at);
+	uint64_t begun = now_us();
 	ssize_t written = write(device, data, length);
+	uint64_t took = now_us() - begun;
+	if (took > longest_us)
+		longest_us = took;
 	if (written < 0) {
 		failed("write");
 		return;
@@ -93,7 +104,7 @@ int main(int count, char **words) {
 		/* The machine has one processor, emulated, and others want some of it. */
 		poll(NULL, 0, 1);
 	}
-	printf("calls %llu bytes %llu failed %llu checksum %016llx\n", (unsigned long long)calls, (unsigned long long)bytes,
-	       (unsigned long long)failures, (unsigned long long)sum);
+	printf("calls %llu bytes %llu failed %llu longest_us %llu checksum %016llx\n", (unsigned long long)calls, (unsigned long long)bytes,
+	       (unsigned long long)failures, (unsigned long long)longest_us, (unsigned long long)sum);
 	return close(device);
 }

@@ -7,6 +7,7 @@ use std::{
     process::Command,
 };
 
+use serde_json::Value;
 use testkit::{
     drivers::build,
     machine::{Image, Machine, Setup},
@@ -45,12 +46,37 @@ fn image_with_drivers() -> Option<Image> {
 
 /// The driver `counter`, with a device.
 fn add_driver(machine: &Machine) {
-    let settings = "[drivers.counter]\\nobject = \"/usr/lib/vestal/drivers/counter.so\"\\ndevice = \"counter0\"\\nprobation = \"200ms\"\\ndev = true\\n";
+    // An emulated processor that many want says nothing of how fast a version is.
+    let settings = "[drivers.counter]\\nobject = \"/usr/lib/vestal/drivers/counter.so\"\\ndevice = \"counter0\"\\nprobation = \"200ms\"\\n\
+        drain = \"5s\"\\nhang = \"1m\"\\nmax-latency = 100000\\ndev = true\\n";
     machine.ok(&format!(
         "printf '{settings}' > /run/driver.toml && mount --bind /run/driver.toml /etc/vestal/driver.toml && \
          vestalctl service restart driver"
     ));
     machine.until("test -c /dev/counter0");
+}
+
+/// Replaces the code, until the new version has proved itself; returns what the manager reports.
+#[track_caller]
+fn upgraded(machine: &Machine, version: &str, file: &str) -> Value {
+    let upgrade =
+        format!("vestalctl --json driver upgrade counter {file} --dev --version {version}");
+    let mut told = machine.json(&upgrade);
+    assert_eq!(told["settled"]["outcome"], "confirmed", "{told}");
+    told["report"].take()
+}
+
+/// One line: the smallest, the middle and the greatest of some numbers.
+pub(crate) fn tell(what: &str, numbers: impl Iterator<Item = u64>) {
+    let mut numbers: Vec<_> = numbers.collect();
+    numbers.sort_unstable();
+    if let (Some(least), Some(most)) = (numbers.first(), numbers.last()) {
+        eprintln!(
+            "{what}: {least} to {most}, half of {} up to {}",
+            numbers.len(),
+            numbers[numbers.len() / 2]
+        );
+    }
 }
 
 /// As the driver `counter` has it.
@@ -88,7 +114,7 @@ fn stopped(machine: &Machine, stop: &str, outputs: &[&str]) -> Vec<String> {
 }
 
 #[track_caller]
-fn status(machine: &Machine, driver: &str) -> serde_json::Value {
+fn status(machine: &Machine, driver: &str) -> Value {
     let list = machine.json("vestalctl --json driver list");
     let list = list.as_array().unwrap_or_else(|| panic!("no list: {list}"));
     let found = list.iter().find(|status| status["name"] == driver);
@@ -125,11 +151,11 @@ fn programs_use_a_device_while_its_driver_is_replaced_and_its_host_killed_and_mi
          dd if=/{FILE} of=/dev/counter0 bs=4096 count={} 2>/tmp/dd",
         COPIED / 4096
     ));
-    for upgrade in 0..upgrades() {
-        let (version, file) = (NAMES[upgrade % 2], &versions[upgrade % 2]);
-        machine.ok(&format!(
-            "vestalctl driver upgrade counter {file} --dev --version {version} --no-wait"
-        ));
+    let reports: Vec<_> = (0..upgrades())
+        .map(|upgrade| upgraded(&machine, NAMES[upgrade % 2], &versions[upgrade % 2]))
+        .collect();
+    for key in ["pause_us", "drain_us", "state_us"] {
+        tell(key, reports.iter().map(|report| report[key].as_u64().unwrap_or_default()));
     }
     let told = stopped(&machine, "/tmp/stop", &["/tmp/writer", "/tmp/poller"]);
     assert_eq!((failures(&told[0]), failures(&told[1])), (0, 0), "{told:?}");
