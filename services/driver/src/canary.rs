@@ -81,11 +81,9 @@ fn try_out() -> Result<(), Reason> {
     limit(Resource::Cpu, CPU)?;
     limit(Resource::As, MEMORY)?;
     limit(Resource::Core, 0)?;
-    // A module is loaded from a copy of its own.
+    // Loading makes a copy of the object in memory, which counts as a file; and what is said last may go to one.
     limit(Resource::Fsize, OBJECT_MAX)?;
     let module = Module::load(&sealed, &image).map_err(refused)?;
-    // Loading makes a copy of the object in memory.
-    limit(Resource::Fsize, OBJECT_MAX)?;
     rehearse(&module, &sample)
 }
 
