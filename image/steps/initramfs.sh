@@ -14,8 +14,9 @@ initramfs() {
   install -m 755 "$busybox/bin/busybox" "$folder/bin/busybox"
   [ -z "${2:-}" ] || install -m 755 "$2" "$folder/bin/vestal-upgrade"
   : > "$folder/modules/order"
-  # The watchdog's driver is wanted as soon as the supervisor runs; other kernels than the full one don't have it.
-  for name in virtio_pci virtio_blk squashfs ext4 i6300esb; do
+  # The watchdog's driver is wanted as soon as the supervisor runs; other kernels than the full one don't have it. /dev/cuse is wanted by
+  # the manager of drivers, which starts before any service that could load a module.
+  for name in virtio_pci virtio_blk squashfs ext4 i6300esb ${drivers:+cuse}; do
     for file in $(module_files "$name"); do
       [ -e "$folder/modules/${file##*/}" ] && continue
       cp "$file" "$folder/modules/"

@@ -51,6 +51,7 @@ rootfs_folder() {
   cp "$keys/keyring.json" "$keys/keyring.json.sig" "$into/usr/share/vestal/"
   rootfs_components > "$into/usr/share/vestal/components.json"
   printf 'NAME=Vestal\nID=vestal\nVERSION=%q\nBUILD_ID=%q\n' "$version" "$version" > "$into/etc/os-release"
+  [ -z "$drivers" ] || drivers_installed "$into"
   rootfs_modules "$into"
   [ -z "$overlay" ] || cp -a --remove-destination "$overlay/." "$into/"
 

@@ -2,11 +2,12 @@
 
 /// Users that the suite's own services run as, with the numbers they get where `/etc/passwd` doesn't have them
 /// (`docs/definitions.md`). Numbers are never reused.
-pub const BUILT_IN: [(&str, u32); 4] = [
+pub const BUILT_IN: [(&str, u32); 5] = [
     ("vestal-registry", 870),
     ("vestal-heartbeat", 871),
     ("vestal-log", 873),
     ("vestal-upgrade", 874),
+    ("vestal-driver", 875),
 ];
 
 /// What both files say, as far as it is well-formed.

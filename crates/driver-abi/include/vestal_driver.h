@@ -1,6 +1,11 @@
 /* What a driver for vestal-driver includes. A driver is a shared object that exports one symbol, vestal_driver_v1.
  *
- *   cc -shared -fPIC -O2 -fpatchable-function-entry=16,14 -Wl,-z,now,-z,relro,-z,noexecstack -o counter.so counter.c
+ *   cc -shared -fPIC -O2 -fpatchable-function-entry=16 -Wl,-z,now,-z,relro,-z,noexecstack -o counter.so counter.c
+ *
+ * All sixteen nops of -fpatchable-function-entry=16 stand at the entry, after the endbr64 or bti c where there is one: room for
+ * a jump to another version or to a probe, on x86-64 and aarch64. (=16,14 would leave two of them there, too few.) Functions
+ * without are replaced with the whole table only. Whoever wants single functions replaced or probed by name keeps the symbol
+ * table (no strip) and marks what must stay a function of its own __attribute__((noinline, noclone)).
  *
  * Rules
  * - All operations return long: 0 or more, or -errno.

@@ -41,6 +41,7 @@ pub fn description() -> Description {
                 ("rollback_index", Kind::Integer, true),
                 ("mode", Kind::String, false),
                 ("dev", Kind::Boolean, false),
+                ("permitted", Kind::Boolean, false),
             ],
             "replace its code; for root with CAP_SYS_ADMIN",
             "Report",
@@ -103,6 +104,12 @@ pub fn host_description() -> Description {
         )
         .method("rollback", &[("reason", Kind::String, false)], "for the manager", "Report")
         .method("settled", &[], "wait until no version is on probation", "Settled")
+        .method(
+            "trial",
+            &[],
+            "for the manager: what a canary begins with, the state of now and the last calls",
+            "descriptor",
+        )
         .method(
             "cuse",
             &[("device", Kind::Descriptor, false)],
@@ -223,11 +230,15 @@ pub struct Upgrade {
     pub hash: String,
     pub version: String,
     pub rollback_index: u64,
-    #[serde(default)]
-    pub mode: Mode,
+    /// Absent: as driver.toml says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// No component of a signed bundle: only for drivers whose settings say `dev = true`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dev: bool,
+    /// Its index may be lower than what was confirmed, and is what counts from then on: who asks has a signed permission for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub permitted: bool,
 }
 
 /// What `driver.rollback` takes.
@@ -310,6 +321,9 @@ pub struct Status {
     /// The character device, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// Names of the driver's own operations, in the order of their numbers; one without a name is empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<String>,
     /// What falls short: no membarrier, no real-time priority, no /dev/cuse, a wrong definition.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

@@ -274,11 +274,11 @@ pub fn built_in() -> Vec<Rule> {
         call(service("upgrade"), "service", &["start", "stop", "state", "list"]),
         call(service("upgrade"), "heartbeat", &["list"]),
         call(service("upgrade"), "system", &["reboot"]),
-        call(service("upgrade"), "driver", &[]),
-        call(service("upgrade"), "driver/*", &[]),
         call(service("upgrade"), "autorun", &["invalidate"]),
         // How an upgrade stands is shown to all, and so is whom a host pins.
         call(anyone(), "upgrade", &["status", "slots", "history", "identity"]),
+        // Where a driver is, and what serves there. Who may call it is each driver's matter; other code comes from root alone.
+        call(anyone(), "driver", &["list", "open", "settled"]),
         call(service("log"), "service", &["pipes", "ring", "list"]),
         // Whoever prints may also say it this way.
         call(anyone(), "log", &["write"]),

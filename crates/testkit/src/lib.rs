@@ -2,6 +2,7 @@
 
 pub mod cuts;
 mod device;
+pub mod drivers;
 mod groups;
 pub mod machine;
 mod processes;

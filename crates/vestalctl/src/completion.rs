@@ -16,6 +16,14 @@ _vestalctl_methods() {
     vestalctl list -v "$1" 2>/dev/null | sed -n 's/^  \([A-Za-z0-9_]*\)(.*$/\1/p'
 }
 
+_vestalctl_drivers() {
+    vestalctl driver list 2>/dev/null | sed -n '2,/^$/s/^\([^ ]\{1,\}\).*$/\1/p'
+}
+
+_vestalctl_functions() {
+    vestalctl driver map "$1" 2>/dev/null | sed -n '2,$s/^\([^ ]\{1,\}\).*$/\1/p'
+}
+
 _vestalctl_daemons() {
     printf '%s\n' supervisor registry log heartbeat config upgrade driver autorun
 }
@@ -36,6 +44,11 @@ _vestalctl_with_services() {
             names=(vestalctl list) ;;
         "call "*)
             [[ ${#words[@]} -eq 2 ]] && names=(_vestalctl_methods "${words[1]}") ;;
+        "driver load" | "driver unload" | "driver upgrade" | "driver rollback" | "driver probe" | \
+        "driver map" | "driver call" | "driver state")
+            names=(_vestalctl_drivers) ;;
+        "driver probe "*)
+            names=(_vestalctl_functions "${words[2]}") ;;
         log-level)
             names=(_vestalctl_daemons) ;;
     esac

@@ -10,6 +10,7 @@ mod cli;
 mod completion;
 mod config;
 mod definition;
+mod driver;
 mod error;
 mod events;
 mod format;
@@ -115,6 +116,7 @@ async fn run(Cli { common, command }: Cli) -> Result<(), Error> {
         Command::Hibernate(given) => autorun::hibernate(&Bus::new(&common)?, out, &given).await,
         Command::Suspend(sleeping) => autorun::suspend(&Bus::new(&common)?, out, sleeping).await,
         Command::Upgrade(command) => upgrade::run(&Bus::new(&common)?, &common, out, command).await,
+        Command::Driver(command) => driver::run(&Bus::new(&common)?, &common, out, command).await,
         Command::Log(given) => logs::log(&common, out, &given).await,
         Command::LogLevel(given) => logs::level(&Bus::new(&common)?, out, &given).await,
         #[cfg(feature = "top")]

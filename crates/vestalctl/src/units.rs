@@ -25,6 +25,15 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads `26`, or `0x1a`.
+pub(crate) fn parse_number(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|error| format!("{text:?} is no number of 32 bits: {error}; write 26, or 0x1a"))
+}
+
 /// `7s`, `4m10s`, `2h05m`, `3d04h`: the two parts that matter.
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -109,6 +118,15 @@ mod tests {
             assert!(error.contains("write seconds like 30"), "{error}");
         }
         assert!(parse_duration("18446744073709551615h").unwrap_err().contains("24h"));
+    }
+
+    #[test]
+    fn numbers_are_decimal_or_hexadecimal() {
+        assert_eq!(parse_number("26"), Ok(26));
+        assert_eq!(parse_number("0xfFFFFFFF"), Ok(u32::MAX));
+        for text in ["", "x", "0x", "-1", "0x100000000", "1a"] {
+            assert!(parse_number(text).unwrap_err().contains("write 26"), "{text}");
+        }
     }
 
     #[test]

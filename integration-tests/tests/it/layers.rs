@@ -6,10 +6,10 @@ use serde_json::Value;
 
 /// Every crate of the workspace, lowest layer first. A crate may use any crate of a lower row, none of its own.
 const LAYERS: &[&[&str]] = &[
-    &["protocol"],
-    &["rudp", "uci", "bundle"],
+    &["protocol", "driver-abi"],
+    &["rudp", "uci", "bundle", "driver-client", "serial-driver"],
     &["daemon", "heartbeat-client"],
-    &["endpoint"],
+    &["endpoint", "hotpatch"],
     &[
         "vestal-keeper",
         "vestal-exec",
@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
         "vestal-heartbeat",
         "vestal-config",
         "vestal-upgrade",
+        "vestal-driver",
         "vestalctl",
         "vestal",
     ],
@@ -29,8 +30,19 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Crates that may not need tokio, not even by a feature.
-const PURE: &[&str] =
-    &["protocol", "rudp", "uci", "bundle", "vestal-exec", "vestal-keeper", "vestal-mounts"];
+const PURE: &[&str] = &[
+    "protocol",
+    "driver-abi",
+    "driver-client",
+    "serial-driver",
+    "hotpatch",
+    "rudp",
+    "uci",
+    "bundle",
+    "vestal-exec",
+    "vestal-keeper",
+    "vestal-mounts",
+];
 
 #[test]
 fn dependencies_point_downwards() {

@@ -31,6 +31,9 @@ const PURE: &[(&str, &[&str])] = &[
     ("services/registry/src/machine", &[]),
     ("services/log/src/machine", &[]),
     ("services/heartbeat/src/machine", &[]),
+    ("crates/driver-abi/src", &[]),
+    ("services/driver/src/manager/machine", &[]),
+    ("services/driver/src/host/machine", &[]),
 ];
 
 #[test]

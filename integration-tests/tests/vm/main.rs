@@ -4,8 +4,10 @@
 //! `VESTAL_IMAGE` names the built image; without it these tests say so and pass.
 
 mod booting;
+mod drivers;
 mod lab;
 mod limits;
+mod livepatch;
 mod loaders;
 mod rescue;
 mod support;

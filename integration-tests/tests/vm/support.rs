@@ -1,9 +1,9 @@
 //! What several tests need.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use serde_json::Value;
-use testkit::machine::{Image, Machine};
+use testkit::machine::{Image, Machine, Setup};
 
 /// The image under test; a line says where there is none.
 pub(crate) fn image() -> Option<Image> {
@@ -22,6 +22,21 @@ pub(crate) fn until_up(machine: &Machine) -> Value {
 #[track_caller]
 pub(crate) fn instance(machine: &Machine, service: &str) -> Value {
     machine.json(&format!("vestalctl --json service list {service}"))[service]["instances"]["instance1"].take()
+}
+
+/// The machine finds this file where [`take`] looks for it.
+pub(crate) fn give<'image>(setup: Setup<'image>, name: &str, file: &Path) -> Setup<'image> {
+    setup.args(["-fw_cfg".to_owned(), format!("name=opt/{name},file={}", file.display())])
+}
+
+/// Puts what was given by [`give`] into /tmp of the machine; returns where it is.
+#[track_caller]
+pub(crate) fn take(machine: &Machine, name: &str) -> String {
+    machine.until("test -d /sys/firmware/qemu_fw_cfg/by_name/opt");
+    machine.ok(&format!(
+        "cp /sys/firmware/qemu_fw_cfg/by_name/opt/{name}/raw /tmp/{name} && chmod 755 /tmp/{name}"
+    ));
+    format!("/tmp/{name}")
 }
 
 /// What a program on the host printed; it has to succeed.

@@ -3,6 +3,7 @@
 mod autorun;
 mod bus;
 mod config;
+mod driver;
 mod log;
 mod service;
 mod system;
@@ -16,6 +17,7 @@ pub(crate) use self::{
     autorun::{AutorunCommand, Hibernate, Kind, Sleeping},
     bus::{Listen, Monitor, Publish, RegistryCommand, WaitFor},
     config::{ConfigCommand, Event, Import, Selected},
+    driver::{DriverCall, DriverCommand, DriverProbe, DriverUpgrade, Way},
     log::{Log, LogLevel},
     service::{Define, Freeze, Order, ServiceCommand},
     system::{BootCommand, Ending, SystemCommand, Watchdog},
@@ -125,6 +127,9 @@ pub(crate) enum Command {
     /// Install bundles; what is in which slot, and how an upgrade stands
     #[command(subcommand)]
     Upgrade(UpgradeCommand),
+    /// Drivers that are replaced while they are used: what serves, and what it does
+    #[command(subcommand)]
+    Driver(DriverCommand),
     /// Print what services, the kernel and syslog said
     Log(Log),
     /// Print or change how much a daemon says

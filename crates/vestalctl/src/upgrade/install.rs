@@ -38,7 +38,7 @@ use crate::{
 const LOOK_MIN: Duration = Duration::from_millis(10);
 const LOOK_MAX: Duration = Duration::from_millis(500);
 
-pub(super) async fn run(
+pub(crate) async fn run(
     bus: &Bus,
     common: &Common,
     out: Output,

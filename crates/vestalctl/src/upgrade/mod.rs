@@ -16,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use self::approval::Approval;
+pub(crate) use self::install::run as install;
 use crate::{
     bus::{Bus, How},
     cli::{Common, KeyringCommand, UpgradeCommand},
@@ -77,8 +78,8 @@ async fn ask<A: Serialize, T: DeserializeOwned>(
     bus.ask("upgrade", method, args, how).await.map_err(error)
 }
 
-/// With the reason code that a refused bundle comes with.
-fn error(error: CallError) -> Error {
+/// With the reason code that a refused bundle or driver comes with.
+pub(crate) fn error(error: CallError) -> Error {
     let details = match &error {
         CallError::Refused(failure) => failure.details.as_ref(),
         _ => None,
@@ -131,7 +132,7 @@ fn signatures(file: &Path) -> Result<Vec<u8>, Error> {
     read(Path::new(&beside), SIGNATURES_MAX * SIGNATURE)
 }
 
-fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
+pub(crate) fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     let read = open_plain(path).and_then(|file| {
         file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
@@ -145,7 +146,7 @@ fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-fn file_error(path: &Path, error: &std::io::Error) -> Error {
+pub(crate) fn file_error(path: &Path, error: &std::io::Error) -> Error {
     let missing = error.kind() == std::io::ErrorKind::NotFound;
     let exit = if missing { Exit::NotFound } else { Exit::Failed };
     Error::new(exit, format!("{}: {error}", path.display()))

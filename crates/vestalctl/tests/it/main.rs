@@ -6,6 +6,7 @@ mod bus;
 mod commands;
 mod completion;
 mod config;
+mod driver;
 mod events;
 mod fake;
 mod logs;

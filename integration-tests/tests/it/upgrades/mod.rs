@@ -4,6 +4,7 @@
 mod application;
 mod bad_input;
 mod commands;
+mod driver;
 mod killing;
 mod relay;
 mod resuming;

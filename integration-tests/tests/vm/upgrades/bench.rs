@@ -21,22 +21,22 @@ const PORT: u16 = 7421;
 const PUSH_LIMIT_S: &str = "600";
 
 /// Images, recipes, bundles and known devices are files in its folder.
-pub(super) struct Host<'image> {
+pub(crate) struct Host<'image> {
     pub(super) image: &'image Image,
     folder: TempDir,
 }
 
 /// `vestal` beside the test.
-pub(super) struct Begun(Option<Child>);
+pub(crate) struct Begun(Option<Child>);
 
 impl<'image> Host<'image> {
-    pub(super) fn new(image: &'image Image) -> Self {
+    pub(crate) fn new(image: &'image Image) -> Self {
         let folder = tempfile::Builder::new().prefix("vh").tempdir_in("/tmp").unwrap();
         Self { image, folder }
     }
 
     /// One of its files.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -82,7 +82,7 @@ impl<'image> Host<'image> {
     }
 
     /// A signed bundle of these components.
-    pub(super) fn bundle(&self, version: &str, index: u64, images: &[(&str, &Path)]) -> PathBuf {
+    pub(crate) fn bundle(&self, version: &str, index: u64, images: &[(&str, &Path)]) -> PathBuf {
         let mut recipe = format!(
             "product = \"vestal-image\"\nrevisions = [\"x86_64\"]\nversion = \"{version}\"\n"
         );
@@ -107,7 +107,7 @@ impl<'image> Host<'image> {
 
     /// The device shows its key on its console; the host believes that one.
     #[track_caller]
-    pub(super) fn trust(&self, machine: &Machine) {
+    pub(crate) fn trust(&self, machine: &Machine) {
         let identity = machine.json("vestalctl --json upgrade identity");
         let fingerprint = identity["fingerprint"].as_str().unwrap();
         succeeds(&mut self.vestal(&[
@@ -120,7 +120,7 @@ impl<'image> Host<'image> {
     }
 
     /// Begins to push, until it is known what becomes of it.
-    pub(super) fn push(&self, bundle: &Path, machine: &Machine) -> Begun {
+    pub(crate) fn push(&self, bundle: &Path, machine: &Machine) -> Begun {
         let mut push = self.vestal(&["--json", "push", "--wait", "--timeout", PUSH_LIMIT_S]);
         push.arg(bundle).arg(address(machine)).arg("--key").arg(self.key("operator"));
         push.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -149,7 +149,7 @@ impl<'image> Host<'image> {
 impl Begun {
     /// Whether it succeeded, the last line of its output as JSON, and what it complained about.
     #[track_caller]
-    pub(super) fn ended(mut self) -> (bool, Value, String) {
+    pub(crate) fn ended(mut self) -> (bool, Value, String) {
         let child = self.0.take().expect("it is taken once");
         let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
         let said = String::from_utf8(stdout).unwrap();

@@ -1,6 +1,6 @@
 //! Upgrades of a device that really boots, through U-Boot: pushed from the host, tried, kept, or gone back from without help.
 
-mod bench;
+pub(crate) mod bench;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -24,7 +24,7 @@ const CUT_AFTER: usize = 12 << 20;
 
 /// Waits until the agent has found this boot good.
 #[track_caller]
-fn until_good(machine: &Machine) {
+pub(crate) fn until_good(machine: &Machine) {
     machine.until("grep -q '\"healthy\": *true' /run/vestal/upgrade/boot.json");
 }
 
@@ -51,7 +51,7 @@ fn until_activated(machine: &Machine) {
 
 /// The last entry of the device's history.
 #[track_caller]
-fn last_of_history(machine: &Machine) -> Value {
+pub(crate) fn last_of_history(machine: &Machine) -> Value {
     let history = machine.json("vestalctl --json upgrade history");
     let entries = history.as_array().unwrap_or_else(|| panic!("no list: {history}"));
     entries.last().unwrap_or_else(|| panic!("it is empty")).clone()

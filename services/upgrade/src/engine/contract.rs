@@ -157,7 +157,35 @@ pub(crate) enum Activation {
     Restart,
     /// The second slot is written first; on activation it is copied to the first. No trial.
     Mirror,
+    /// The code of a user-space driver: handed to the drivers' manager, while tasks go on calling it.
+    Driver,
+    /// A kernel module that replaces functions of the running kernel.
+    Livepatch,
 }
+
+impl Activation {
+    /// It is switched while the device runs: the ledger knows which slot is in use.
+    pub(crate) fn is_live(self) -> bool {
+        matches!(self, Self::Restart | Self::Driver | Self::Livepatch)
+    }
+
+    /// Its slot is loaded into somebody's memory: what runs is not what lies in the slot, and power takes it away.
+    pub(crate) fn is_loaded(self) -> bool {
+        matches!(self, Self::Driver | Self::Livepatch)
+    }
+
+    /// Most bytes of an image that is loaded.
+    pub(crate) fn image_max(self) -> Option<u64> {
+        match self {
+            Self::Driver => Some(protocol::driver::OBJECT_MAX),
+            Self::Livepatch => Some(MODULE_MAX),
+            Self::Reboot | Self::Restart | Self::Mirror => None,
+        }
+    }
+}
+
+/// Most bytes of a kernel module: it is verified in memory.
+pub(crate) const MODULE_MAX: u64 = 32 << 20;
 
 /// What the engine starts from.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -219,13 +247,44 @@ pub(crate) struct Now {
 pub(crate) enum Action {
     /// Publish the status: its state changed.
     Changed,
-    /// Stop the services of these components, let what points to their slots point to these, and start the services again.
-    /// Answered by `switched`, also where nothing could be done.
-    Switch(Vec<SlotId>),
+    /// Stop the services of these components, let what points to their slots point to these, load what is loaded, and start the
+    /// services again. Answered by `switched`, also where nothing could be done.
+    Switch(Switch),
     /// Watch the health of these components and of everything critical; answered by `verdict`, once.
     Observe(Observe),
     /// Reboot in good order.
     Reboot { reason: String },
+}
+
+/// A slot that is to be used.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Use {
+    pub(crate) slot: SlotId,
+    /// What it holds; of a slot of the factory nothing may be known.
+    pub(crate) fact: Option<Fact>,
+    /// What the other slot of its component holds.
+    pub(crate) other: Option<Fact>,
+    /// It comes into use with this start: what became of it before does not count.
+    pub(crate) first: bool,
+    /// A permission of its upgrade lets it be older than its floor.
+    pub(crate) permitted: bool,
+}
+
+/// Slots that come into use, all of one upgrade.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Switch {
+    pub(crate) uses: Vec<Use>,
+    /// It is the way back, and why.
+    pub(crate) back: Option<String>,
+}
+
+/// What became of a switch.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Switched {
+    /// How many milliseconds services were not there.
+    pub(crate) outage_ms: u64,
+    /// What the history should say of it.
+    pub(crate) remarks: Vec<String>,
 }
 
 /// What is to be watched.
@@ -234,7 +293,7 @@ pub(crate) struct Observe {
     /// Names this observation in its verdict: one that comes late is not taken for that of the next.
     pub(crate) number: u64,
     /// Empty: only what is critical.
-    pub(crate) components: Vec<usize>,
+    pub(crate) uses: Vec<Use>,
     pub(crate) stable: Duration,
     pub(crate) timeout: Duration,
 }

@@ -9,7 +9,7 @@ use super::contract::{Letter, Platform, Record};
 use crate::records::Records;
 
 const MAGIC: [u8; 8] = *b"VUPJOURN";
-/// Bytes of a reason; a longer one is cut.
+/// Bytes of a reason, and of remarks; what is longer is cut.
 const REASON_MAX: usize = 400;
 
 /// What the journal says.
@@ -47,6 +47,9 @@ pub(crate) struct Note {
     pub(crate) starts: u32,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) reason: String,
+    /// What was noted while it was switched, for the history.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) remarks: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) outage_ms: Option<u64>,
 }
@@ -94,7 +97,7 @@ impl Journal {
     /// # Errors
     /// As the disk's; the old note is then still what counts here.
     pub(crate) fn write<P: Platform>(&mut self, platform: &mut P, note: Note) -> io::Result<()> {
-        let note = Note { reason: cut(note.reason), ..note };
+        let note = Note { reason: cut(note.reason), remarks: cut(note.remarks), ..note };
         let contents = serde_json::to_vec(&note).map_err(io::Error::other)?;
         self.records.write(platform.record(Record::Journal)?, &MAGIC, &contents)?;
         self.note = note;

@@ -10,13 +10,15 @@ use protocol::{
 
 use super::{
     Engine, Watch,
-    contract::{Action, Activation, Letter, Now, Observe, Platform, SlotId},
+    contract::{Action, Activation, Letter, Now, Observe, Platform, SlotId, Switch, Switched, Use},
     failed,
     state::{self, Step},
 };
 
 /// A verdict that is so late never comes.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long it may take to load what is loaded into memory, and to take it out again where that does not end well.
+const LOADING: Duration = Duration::from_secs(180);
 
 impl<P: Platform> Engine<P> {
     /// Decides what an earlier process, or an earlier boot, left undecided.
@@ -113,20 +115,37 @@ impl<P: Platform> Engine<P> {
     }
 
     fn take_up_trial(&mut self, now: Now) -> Result<(), Failure> {
-        if self.journal.note.letter.is_none() && self.planned(Activation::Restart).is_empty() {
+        if self.journal.note.letter.is_none() && self.planned_live().is_empty() {
             return self.confirm(now);
+        }
+        let of_set = self.journal.note.letter.is_some();
+        let loaded = !of_set && self.plans_loaded();
+        if loaded && self.journal.note.boot != self.start.boot_id {
+            // It is gone from memory with the boot that had it on trial; what keeps it has gone back, too.
+            let text = "the boot in which it was on trial has ended; push it again";
+            return self.go_back(text, false, false, now);
         }
         let mut note = self.journal.note.clone();
         note.starts = note.starts.saturating_add(1);
-        note.pending = false;
-        let (starts, of_set) = (note.starts, note.letter.is_some());
+        let (starts, pending) = (note.starts, note.pending);
+        // What is loaded was perhaps not yet; for the rest links point to the new slots again when this is open.
+        note.pending = pending && loaded;
         self.note(note)?;
         if !of_set && starts > self.rules.tries {
             let text = format!("it was started {starts} times, and nothing confirmed it");
-            return self.go_back(&text, true, false, now);
+            return self.go_back(&text, true, loaded, now);
         }
-        self.observe_trial(now);
+        match pending && loaded {
+            true => self.switch_on_trial(now),
+            false => self.observe_trial(now),
+        }
         Ok(())
+    }
+
+    /// Something of the plan is loaded into somebody's memory.
+    fn plans_loaded(&self) -> bool {
+        let plan = self.plan.as_ref();
+        plan.is_some_and(|plan| plan.with(&self.rules, Activation::is_loaded).next().is_some())
     }
 
     /// Uses what was written: the set at the next boot, a component that is restarted at once.
@@ -157,7 +176,7 @@ impl<P: Platform> Engine<P> {
             return self.go_back("the plan of the upgrade is lost", false, live, now);
         };
         let set = plan.set(&self.rules);
-        let switched = plan.with(&self.rules, Activation::Restart);
+        let switched = plan.with(&self.rules, Activation::is_live);
         let two = |name: &str| self.rules.component(name).is_some_and(|(_, rules)| !rules.single);
         let switched = switched.map(|one| one.component.clone()).filter(|name| two(name)).collect();
         let written = self.ledger.try_other(&mut self.platform, switched, set);
@@ -172,12 +191,18 @@ impl<P: Platform> Engine<P> {
 
     /// What was activated is in use.
     fn run(&mut self, live: bool, now: Now) -> Result<(), Failure> {
-        let slots = self.planned(Activation::Restart);
+        let slots = self.planned_live();
         let trial = !slots.is_empty() || self.journal.note.letter.is_some();
-        let told = live && !slots.is_empty();
+        let of_set = self.journal.note.letter.is_some();
+        // Links point to the new slots by now; what is loaded into memory always has to be told.
+        let told = !slots.is_empty() && (live || !of_set && self.plans_loaded());
+        let boot = self.start.boot_id.clone();
         self.step(Step::Run, |note| {
             note.pending = told;
             note.starts = 1;
+            if !of_set {
+                note.boot = boot;
+            }
         })?;
         // What was observed of the old version says nothing of this one.
         self.watch = None;
@@ -185,12 +210,7 @@ impl<P: Platform> Engine<P> {
             // What is only mirrored is good once it is read back.
             (false, _) => self.confirm(now),
             (true, true) => {
-                self.ask_switch(slots);
-                // Whoever switches is watched too.
-                let timeout = self.rules.health_timeout;
-                self.watches += 1;
-                let deadline = now.moment + timeout + GRACE;
-                self.watch = Some(Watch { number: self.watches, deadline });
+                self.switch_on_trial(now);
                 Ok(())
             }
             (true, false) => {
@@ -200,20 +220,30 @@ impl<P: Platform> Engine<P> {
         }
     }
 
+    /// Lets what was activated be used, by whoever has it in use. Whoever switches is watched too.
+    fn switch_on_trial(&mut self, now: Now) {
+        self.ask_switch(self.planned_live(), None);
+        let loading = if self.plans_loaded() { LOADING } else { Duration::ZERO };
+        let deadline = now.moment + self.rules.health_timeout + loading + GRACE;
+        self.watches += 1;
+        self.watch = Some(Watch { number: self.watches, deadline });
+    }
+
     /// What became of an [`Action::Switch`]: how many milliseconds its services were not there, or why they still aren't.
     ///
     /// # Errors
     /// Where the journal can't be written.
     pub(crate) fn switched(
         &mut self,
-        result: Result<u64, String>,
+        result: Result<Switched, String>,
         now: Now,
     ) -> Result<(), Failure> {
         self.switching = self.switching.saturating_sub(1);
         match (self.state(), result) {
-            (State::Trial, Ok(outage)) => {
-                let note = self.journal.note.clone();
-                self.note(super::Note { pending: false, outage_ms: Some(outage), ..note })?;
+            (State::Trial, Ok(Switched { outage_ms, remarks })) => {
+                let (note, remarks) = (self.journal.note.clone(), remarks.join("; "));
+                let outage_ms = Some(outage_ms);
+                self.note(super::Note { pending: false, outage_ms, remarks, ..note })?;
                 self.observe_trial(now);
                 Ok(())
             }
@@ -229,19 +259,22 @@ impl<P: Platform> Engine<P> {
     }
 
     fn observe_trial(&mut self, now: Now) {
-        let slots = self.planned(Activation::Restart);
-        self.observe(slots.into_iter().map(|slot| slot.component).collect(), now);
+        let uses = self.uses(self.planned_live());
+        self.observe(uses, now);
     }
 
-    fn observe(&mut self, components: Vec<usize>, now: Now) {
+    fn observe(&mut self, uses: Vec<Use>, now: Now) {
         self.watches += 1;
         let plan = self.plan.as_ref().filter(|_| self.state() == State::Trial);
         let asked = plan.map_or(Duration::ZERO, |plan| Duration::from_millis(plan.stable_ms));
         let stable = self.rules.stable.max(asked);
         let timeout = self.rules.health_timeout.max(stable);
         let number = self.watches;
-        self.watch = Some(Watch { number, deadline: now.moment + timeout + stable + GRACE });
-        self.actions.push_back(Action::Observe(Observe { number, components, stable, timeout }));
+        // At a start it waits until what is loaded is.
+        let loading = if self.plans_loaded() { LOADING } else { Duration::ZERO };
+        let deadline = now.moment + timeout + stable + loading + GRACE;
+        self.watch = Some(Watch { number, deadline });
+        self.actions.push_back(Action::Observe(Observe { number, uses, stable, timeout }));
     }
 
     /// What was observed: healthy, or why not.
@@ -377,19 +410,23 @@ impl<P: Platform> Engine<P> {
             self.reboot_back();
         } else if letter.is_none() && live && was != State::Activated {
             let back = |slot: SlotId| SlotId { letter: slot.letter.other(), ..slot };
-            let slots = self.planned(Activation::Restart).into_iter();
+            let slots = self.planned_live().into_iter();
             let two = |slot: &SlotId| !self.rules.components[slot.component].single;
             let slots: Vec<_> = slots.filter(two).map(back).collect();
             if !slots.is_empty() {
-                self.ask_switch(slots);
+                self.ask_switch(slots, Some(reason.to_owned()));
             }
         }
         Ok(())
     }
 
-    fn ask_switch(&mut self, slots: Vec<SlotId>) {
+    fn ask_switch(&mut self, slots: Vec<SlotId>, back: Option<String>) {
         self.switching += 1;
-        self.actions.push_back(Action::Switch(slots));
+        self.actions.push_back(Action::Switch(Switch { uses: self.uses(slots), back }));
+    }
+
+    fn uses(&self, slots: Vec<SlotId>) -> Vec<Use> {
+        slots.into_iter().map(|slot| self.use_of(slot)).collect()
     }
 
     fn reboot_back(&mut self) {

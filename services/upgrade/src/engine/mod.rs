@@ -33,7 +33,7 @@ use protocol::{
 
 pub(crate) use self::transfer::Limits;
 use self::{
-    contract::{Action, Now, Platform, Rules, SlotId, Start},
+    contract::{Action, Fact, Now, Platform, Rules, SlotId, Start, Use},
     journal::{Journal, Note},
     ledger::Ledger,
     pass::Passes,
@@ -156,6 +156,49 @@ impl<P: Platform> Engine<P> {
         let rules = self.rules.components.get(component)?;
         let letter = offer::in_use(&self.ledger, &self.start, rules)?;
         Some(SlotId { component, letter })
+    }
+
+    /// What the slots in use hold that are loaded into memory, for a start: all but those of a trial of this boot, which is taken
+    /// up where it was.
+    pub(crate) fn loaded(&self) -> Vec<Use> {
+        let trial = self.state() == State::Trial && self.journal.note.letter.is_none();
+        let tried = if trial { self.planned_live() } else { Vec::new() };
+        let rules = self.rules.components.iter().enumerate();
+        let loaded = rules.filter(|(_, rules)| rules.activation.is_loaded());
+        let slots = loaded.filter_map(|(component, _)| self.in_use(component));
+        let slots = slots.filter(|slot| !tried.contains(slot));
+        // The set that brought it has just been booted.
+        let first = self.state() == State::Trial && !trial && self.journal.note.starts == 1;
+        let brought = |slot| first && self.planned_live().contains(&slot);
+        slots.map(|slot| Use { first: brought(slot), ..self.use_of(slot) }).collect()
+    }
+
+    fn use_of(&self, slot: SlotId) -> Use {
+        let other = SlotId { letter: slot.letter.other(), ..slot };
+        let (fact, permitted) = (self.fact(slot), self.is_permitted(slot));
+        Use { slot, fact, other: self.fact(other), first: false, permitted }
+    }
+
+    /// Whether the upgrade that fills this slot came with a permission for its component.
+    fn is_permitted(&self, slot: SlotId) -> bool {
+        let Some(plan) = &self.plan else { return false };
+        plan.components.iter().any(|planned| {
+            let permitted = plan.permitted.iter().any(|one| one.component == planned.component);
+            permitted && planned.slot(&self.rules) == Some(slot)
+        })
+    }
+
+    /// What is known of a slot's contents: enough to check them.
+    fn fact(&self, slot: SlotId) -> Option<Fact> {
+        let rules = self.rules.components.get(slot.component)?;
+        let known = self.ledger.slot(&rules.name, slot.letter);
+        let whole = |fact: &Fact| !fact.hash.is_empty() && fact.size > 0;
+        if known.state != protocol::upgrade::SlotState::Empty {
+            return Some(known.fact).filter(whole);
+        }
+        let factory = self.start.factory.iter().find(|(name, _)| *name == rules.name);
+        let in_use = self.in_use(slot.component) == Some(slot);
+        factory.filter(|_| in_use).map(|(_, fact)| fact.clone()).filter(whole)
     }
 
     fn state(&self) -> State {

@@ -161,6 +161,13 @@ impl Device<'_> {
                 );
                 return Err(refused(Refusal::new(Code::UnknownComponent, text)));
             }
+            if let Some(most) = rules.activation.image_max().filter(|most| component.size > *most) {
+                let text = format!(
+                    "{} has {} bytes; what is loaded into memory may have {most}",
+                    component.id, component.size
+                );
+                return Err(Failure::new(failure::Code::Unsupported, text));
+            }
             let hash = bundle::hex::encode(&component.image_hash);
             let current = self.running(rules).is_some_and(|fact| fact.hash == hash);
             if current {
@@ -220,8 +227,10 @@ pub(crate) fn in_use(ledger: &Ledger, start: &Start, rules: &ComponentRules) -> 
     match rules.activation {
         _ if rules.single => Some(Letter::A),
         Activation::Reboot => start.running,
-        Activation::Restart => Some(ledger.active(&rules.name, start.running)),
         Activation::Mirror => Some(Letter::A),
+        Activation::Restart | Activation::Driver | Activation::Livepatch => {
+            Some(ledger.active(&rules.name, start.running))
+        }
     }
 }
 

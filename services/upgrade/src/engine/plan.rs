@@ -64,16 +64,15 @@ impl Plan {
         platform.store().replace(file.name(), &bytes)
     }
 
-    /// Its slots that come into use in this way, with their place in the plan.
+    /// Its slots that come into use in one of these ways.
     pub(crate) fn with<'p>(
         &'p self,
         rules: &'p Rules,
-        activation: Activation,
+        is_it: impl Fn(Activation) -> bool,
     ) -> impl Iterator<Item = &'p Planned> {
         self.components.iter().filter(move |planned| {
-            rules
-                .component(&planned.component)
-                .is_some_and(|(_, rules)| rules.activation == activation)
+            let found = rules.component(&planned.component);
+            found.is_some_and(|(_, rules)| is_it(rules.activation))
         })
     }
 
@@ -85,7 +84,7 @@ impl Plan {
 
     /// The set that it writes, if it writes one.
     pub(crate) fn set(&self, rules: &Rules) -> Option<Letter> {
-        self.with(rules, Activation::Reboot).next().map(|planned| planned.letter)
+        self.with(rules, |how| how == Activation::Reboot).next().map(|planned| planned.letter)
     }
 }
 

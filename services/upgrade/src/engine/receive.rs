@@ -378,10 +378,11 @@ impl<P: Platform> Engine<P> {
         let _ = self.give_up(reason, true, now);
     }
 
-    /// Slots of the plan that are used in this way.
-    pub(super) fn planned(&self, activation: Activation) -> Vec<SlotId> {
+    /// Slots of the plan that are switched while the device runs.
+    pub(super) fn planned_live(&self) -> Vec<SlotId> {
         let Some(plan) = &self.plan else { return Vec::new() };
-        plan.with(&self.rules, activation).filter_map(|one| one.slot(&self.rules)).collect()
+        let live = plan.with(&self.rules, Activation::is_live);
+        live.filter_map(|one| one.slot(&self.rules)).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use protocol::{
 use super::{
     Engine, Note,
     choice::Choice,
-    contract::{Activation, Now, Platform},
+    contract::{Now, Platform},
     failed,
     ledger::Known,
 };
@@ -95,7 +95,7 @@ impl<P: Platform> Engine<P> {
             })?;
         }
         let lost = |error| failed(format!("write what was rolled back: {error}"));
-        let slots = self.planned(Activation::Restart);
+        let slots = self.planned_live();
         let slots = slots.iter().filter_map(|slot| {
             let rules = self.rules.components.get(slot.component)?;
             (!rules.single).then_some((rules.name.as_str(), slot.letter.other()))
@@ -127,11 +127,10 @@ impl<P: Platform> Engine<P> {
             reason: note.reason.clone(),
             outage_ms: note.outage_ms,
         };
-        let entry = match plan.is_some_and(|plan| plan.unsigned) {
-            true if entry.reason.is_empty() => Entry { reason: "unsigned".to_owned(), ..entry },
-            true => Entry { reason: format!("{}; unsigned", entry.reason), ..entry },
-            false => entry,
-        };
+        let unsigned = if plan.is_some_and(|plan| plan.unsigned) { "unsigned" } else { "" };
+        let told = [&entry.reason, &note.remarks, unsigned];
+        let told: Vec<_> = told.into_iter().filter(|text| !text.is_empty()).collect();
+        let entry = Entry { reason: told.join("; "), ..entry };
         let recorded = self.ledger.record(&mut self.platform, entry);
         recorded.map_err(|error| failed(format!("write the history: {error}")))
     }

@@ -21,13 +21,21 @@ const KEYS: [&str; 8] = [
 const BOOT: [&str; 6] = ["kind", "path", "config", "device", "offset", "tries"];
 const KINDS: [&str; 4] = ["none", "file", "uboot", "grub"];
 const HEALTH: [&str; 3] = ["timeout", "stable", "command"];
-const COMPONENT: [&str; 6] = ["slots", "activate", "kind", "method", "link", "services"];
+const COMPONENT: [&str; 7] = ["slots", "activate", "kind", "method", "link", "driver", "services"];
 const TARGET: [&str; 3] = ["path", "offset", "size"];
-const ACTIVATIONS: [&str; 3] = ["reboot", "restart", "mirror"];
+const ACTIVATIONS: [(&str, Activation); 5] = [
+    ("reboot", Activation::Reboot),
+    ("restart", Activation::Restart),
+    ("mirror", Activation::Mirror),
+    ("driver", Activation::Driver),
+    ("livepatch", Activation::Livepatch),
+];
 const METHODS: [&str; 3] = ["symlink", "bind", "device"];
 /// What the records of 4 KiB have room for.
 const COMPONENTS_MAX: usize = 32;
 const NAME_MAX: usize = 32;
+/// What the drivers' manager takes.
+const DRIVER_MAX: usize = 16;
 const SERVICES_MAX: usize = 64;
 const TRIES: u32 = 3;
 const NO_BOOT: BootControlSettings = BootControlSettings { kind: BootKind::None, tries: TRIES };
@@ -175,9 +183,9 @@ fn component(name: &str, item: &Item<'_>, settings: &mut Settings) -> Option<Com
     table.refuse_others(&COMPONENT);
     let slots = slots(&table, item)?;
     let activation = match (table.get("activate"), name) {
-        (Some(item), _) => item
-            .word(&ACTIVATIONS)
-            .map(|at| [Activation::Reboot, Activation::Restart, Activation::Mirror][at])?,
+        (Some(item), _) => {
+            item.word(&ACTIVATIONS.map(|(word, _)| word)).map(|at| ACTIVATIONS[at].1)?
+        }
         (None, "boot") => Activation::Mirror,
         (None, "kernel" | "rootfs") => Activation::Reboot,
         (None, _) => Activation::Restart,
@@ -193,11 +201,15 @@ fn component(name: &str, item: &Item<'_>, settings: &mut Settings) -> Option<Com
         ));
     }
     let method = method(&table, item, activation);
+    let driver = driver(&table, item, activation);
     let alone = slots.len() == 1;
     if alone && activation == Activation::Reboot {
         item.wrong(
             "a component that is booted needs two slots: one runs while the other one is written",
         );
+    }
+    if alone && activation.is_loaded() {
+        item.wrong("what is loaded into memory needs two slots: the old one is loaded again when the new one is no good");
     }
     if alone {
         settings.warnings.push(format!(
@@ -211,7 +223,11 @@ fn component(name: &str, item: &Item<'_>, settings: &mut Settings) -> Option<Com
     if activation == Activation::Mirror && directory {
         item.wrong("a folder can't be mirrored; write activate = \"restart\"");
     }
-    Some(Component { name: name.to_owned(), slots, activation, directory, method, services })
+    if activation.is_loaded() && directory {
+        item.wrong("a folder can't be loaded into memory; take out kind = \"directory\"");
+    }
+    let name = name.to_owned();
+    Some(Component { name, slots, activation, directory, method, driver, services })
 }
 
 fn slots(table: &Table<'_>, item: &Item<'_>) -> Option<Vec<Target>> {
@@ -262,6 +278,33 @@ fn target(item: &Item<'_>) -> Option<Target> {
         item.wrong("path is missing; a slot is somewhere: path = \"/dev/mmcblk0\"");
     }
     Some(Target { path: path?, offset: blocks("offset", 0).unwrap_or(0), size: blocks("size", 1) })
+}
+
+/// The driver that a component is the code of.
+fn driver(table: &Table<'_>, item: &Item<'_>, activation: Activation) -> Option<String> {
+    let driver = table.get("driver").and_then(|item| item.parsed(driver_name));
+    match (activation == Activation::Driver, table.get("driver").is_some()) {
+        (true, false) => {
+            item.wrong("driver is missing; name it as driver.toml does: driver = \"serial\"");
+        }
+        (false, true) => item.wrong("driver is for activate = \"driver\"; take it out"),
+        _ => {}
+    }
+    driver
+}
+
+fn driver_name(text: &str) -> Result<String, String> {
+    let allowed = |letter: char| {
+        letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-_".contains(letter)
+    };
+    let begins = text.starts_with(|letter: char| letter.is_ascii_lowercase());
+    match begins && text.len() <= DRIVER_MAX && text.chars().all(allowed) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "{text:?} is not a driver's name; write a lower-case letter, then up to {} letters, digits, - and _",
+            DRIVER_MAX - 1
+        )),
+    }
 }
 
 fn method(table: &Table<'_>, item: &Item<'_>, activation: Activation) -> Option<Method> {
@@ -318,6 +361,16 @@ mod tests {
 
     [components.fpga]
     slots = ["/dev/mtdblock3"]
+
+    [components.serial-driver]
+    slots = ["/var/lib/vestal/drv-a.img", "/var/lib/vestal/drv-b.img"]
+    activate = "driver"
+    driver = "serial"
+    services = ["logger"]
+
+    [components.hotfix]
+    slots = ["/var/lib/vestal/fix-a.img", "/var/lib/vestal/fix-b.img"]
+    activate = "livepatch"
     "#;
 
     #[test]
@@ -327,7 +380,10 @@ mod tests {
             settings.components.iter().map(|component| component.name.as_str()).collect();
         let at =
             |name| settings.components.iter().find(|component| component.name == name).unwrap();
-        assert_eq!(names.len(), 4);
+        assert_eq!(names.len(), 6);
+        assert_eq!(at("serial-driver").activation, Activation::Driver);
+        assert_eq!(at("serial-driver").driver.as_deref(), Some("serial"));
+        assert_eq!(at("hotfix").activation, Activation::Livepatch);
         assert_eq!(at("rootfs").activation, Activation::Reboot);
         assert_eq!(at("boot").activation, Activation::Mirror);
         assert_eq!(at("boot").slots[1].offset, 2 << 20);
@@ -360,6 +416,16 @@ mod tests {
     [components.boot]
     slots = [{ path = "/dev/a", offset = 7 }]
     activat = "mirror"
+    [components.serial]
+    slots = ["/dev/s"]
+    activate = "driver"
+    method = "symlink"
+    link = "/run/x"
+    [components.hotfix]
+    slots = ["/dev/a1", "/dev/b1"]
+    activate = "livepatch"
+    kind = "directory"
+    driver = "Serial"
     "#;
         let told = read(text).unwrap_err();
         for part in [
@@ -373,6 +439,12 @@ mod tests {
             "upgrade.toml:10: components.X: not a component's name",
             "components.boot.slots[0].offset: 7 bytes are not whole blocks",
             "unknown key \"components.boot.activat\", did you mean \"activate\"?",
+            "components.serial: driver is missing; name it as driver.toml does",
+            "components.serial: what is loaded into memory needs two slots",
+            "components.serial: method and link are for activate = \"restart\"",
+            "components.hotfix: a folder can't be loaded into memory",
+            "components.hotfix: driver is for activate = \"driver\"; take it out",
+            "\"Serial\" is not a driver's name",
         ] {
             assert!(told.contains(part), "{part} is missing in:\n{told}");
         }

@@ -64,7 +64,9 @@ pub(crate) struct Component {
     pub(crate) directory: bool,
     /// How what uses it finds the slot; only where it is restarted.
     pub(crate) method: Option<Method>,
-    /// Stopped before a switch, in this order, and started after it.
+    /// The driver that it is the code of; only of those.
+    pub(crate) driver: Option<String>,
+    /// Stopped before a switch, in this order, and started after it; where code is loaded into memory only watched.
     pub(crate) services: Vec<String>,
 }
 

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,8 +18,11 @@ use protocol::{
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde_json::Value;
 
-use super::services::{Services, instances, list};
-use crate::engine::contract::Observe;
+use super::{
+    loaded::{Loaded, Trouble},
+    services::{Services, instances, list},
+};
+use crate::engine::contract::{Observe, Use};
 
 /// How long the device's command may take, each time.
 const COMMAND: Duration = Duration::from_secs(10);
@@ -31,6 +35,7 @@ type Runs = BTreeMap<String, (u64, u64)>;
 #[derive(Clone)]
 pub(crate) struct Observer {
     pub(crate) bus: Bus,
+    pub(crate) loaded: Arc<Loaded>,
     /// Services of each component.
     pub(crate) services: Vec<Vec<String>>,
     /// Program and arguments; empty: none.
@@ -43,12 +48,12 @@ impl Observer {
     /// Returns once it was healthy for long enough.
     ///
     /// # Errors
-    /// What was wrong when the time was over.
+    /// What was wrong when the time was over, or what will never be right again.
     pub(crate) async fn observe(&self, what: &Observe) -> Result<(), String> {
         let begun = clock::now();
         let mut healthy: Option<(Moment, Runs)> = None;
         loop {
-            let looked = self.look(&what.components).await;
+            let looked = self.look(&what.uses).await;
             let now = clock::now();
             let trouble = match (looked, healthy.take()) {
                 (Ok(runs), Some((since, known))) if runs == known => {
@@ -64,7 +69,8 @@ impl Observer {
                     healthy = Some((now, runs));
                     trouble
                 }
-                (Err(trouble), _) => trouble,
+                (Err(Trouble::Final(trouble)), _) => return Err(trouble),
+                (Err(Trouble::Yet(trouble)), _) => trouble,
             };
             if healthy.as_ref().is_some_and(|(since, _)| now.since(*since) >= what.stable) {
                 return Ok(());
@@ -77,10 +83,22 @@ impl Observer {
         }
     }
 
-    async fn look(&self, components: &[usize]) -> Result<Runs, String> {
+    async fn look(&self, uses: &[Use]) -> Result<Runs, Trouble> {
+        let services = self.look_at_services(uses).await;
+        for using in uses {
+            match (self.loaded.look(using).await, &services) {
+                // What may still become well is told where nothing else is wrong.
+                (Err(Trouble::Yet(_)), Err(_)) | (Ok(()), _) => {}
+                (Err(trouble), _) => return Err(trouble),
+            }
+        }
+        services.map_err(Trouble::Yet)
+    }
+
+    async fn look_at_services(&self, uses: &[Use]) -> Result<Runs, String> {
         let listed = list(&self.bus).await?;
         let ours = |service: &str| {
-            let mut lists = components.iter().filter_map(|component| self.services.get(*component));
+            let mut lists = uses.iter().filter_map(|using| self.services.get(using.slot.component));
             lists.any(|services| services.iter().any(|name| name == service))
         };
         let runs = ready(&listed, ours)?;
@@ -189,15 +207,13 @@ async fn ask(program: &str, args: &[String], within: Duration) -> Result<(), Str
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    };
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     use endpoint::{Description, Incoming, Serve, Server, Settings};
     use serde_json::json;
 
     use super::*;
+    use crate::engine::contract::{Letter, SlotId};
 
     /// A supervisor, or a heartbeat broker, whose `list` answers by how often it was asked.
     struct Listed(Description, fn(u64) -> Value, Arc<AtomicU64>);
@@ -233,14 +249,21 @@ mod tests {
             server.listen(std::os::unix::net::UnixListener::bind(path).unwrap()).unwrap();
             servers.push(server);
         }
+        let bus = Bus::new(folder.path(), endpoint::Options::default());
+        let store = crate::shell::store::Folder::open(folder.path()).unwrap();
+        let kernel = Arc::new(crate::shell::loaded::Linux::default());
+        let loaded = Loaded::new(bus.clone(), Vec::new(), store, "boot".to_owned(), kernel);
         let observer = Observer {
-            bus: Bus::new(folder.path(), endpoint::Options::default()),
+            bus,
+            loaded: Arc::new(loaded),
             services: vec![vec!["app".to_owned()]],
             command: Vec::new(),
             every: Duration::from_millis(5),
         };
         let [stable, timeout] = [stable, timeout].map(Duration::from_millis);
-        let what = Observe { number: 1, components: vec![0], stable, timeout };
+        let slot = SlotId { component: 0, letter: Letter::B };
+        let uses = vec![Use { slot, fact: None, other: None, first: false, permitted: false }];
+        let what = Observe { number: 1, uses, stable, timeout };
         let verdict = observer.observe(&what).await;
         (verdict, asked.load(Relaxed))
     }

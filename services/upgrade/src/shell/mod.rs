@@ -11,6 +11,7 @@ mod health;
 mod images;
 mod limit;
 mod links;
+pub(crate) mod loaded;
 mod loader;
 mod platform;
 mod services;
@@ -50,13 +51,14 @@ use self::{
     health::Observer,
     images::Images,
     limit::Limit,
+    loaded::{Linux, Loaded},
     services::Switcher,
     store::Folder,
     worker::{Input, Output, Worker},
 };
 use crate::{
     channel::{self, Order, Word},
-    engine::contract::{Action, Observe, SlotId},
+    engine::contract::{Action, Observe, Switch, Switched, Use},
     settings::{self, BootKind, Settings},
 };
 
@@ -182,11 +184,22 @@ async fn read(mut reader: OwnedReadHalf, inputs: channels::Sender<Input>) -> io:
     }
 }
 
+/// What is loaded and not what lies in its slot is told, and costs nothing else.
+fn note(inputs: &channels::Sender<Input>, notes: Vec<String>) {
+    notes.iter().for_each(|note| tracing::error!("{note}"));
+    if !notes.is_empty() {
+        let _ = inputs.send(Input::Notes(notes));
+    }
+}
+
 struct Shell {
     writer: OwnedWriteHalf,
     inputs: channels::Sender<Input>,
     switcher: Arc<Switcher>,
     observer: Observer,
+    loaded: Arc<Loaded>,
+    /// Held while drivers are brought in line with their slots.
+    aligned: Arc<Mutex<()>>,
     bus: Bus,
     switching: Option<JoinHandle<()>>,
     observing: Option<AbortHandle>,
@@ -205,8 +218,12 @@ impl Shell {
     ) -> Self {
         let settings = setup.settings.as_ref().ok();
         let components = settings.map(|settings| settings.components.clone()).unwrap_or_default();
+        let (kernel, boot) = (Arc::new(Linux::default()), facts::start(&mut Vec::new()).boot_id);
+        let loaded = Loaded::new(bus.clone(), components.clone(), folder.clone(), boot, kernel);
+        let loaded = Arc::new(loaded);
         let observer = Observer {
             bus: bus.clone(),
+            loaded: Arc::clone(&loaded),
             services: components.iter().map(|component| component.services.clone()).collect(),
             command: settings.map(|settings| settings.health.command.clone()).unwrap_or_default(),
             every: LOOK,
@@ -215,15 +232,26 @@ impl Shell {
             bus: bus.clone(),
             components,
             folder,
+            loaded: Arc::clone(&loaded),
             ready: settings.map_or(READY, |settings| settings.health.timeout.max(READY)),
             gate: Mutex::new(()),
         };
         let limit = settings.filter(|_| has_loader(&setup.settings)).and_then(|settings| {
             Limit::open(&setup.places.run.join("upgrade"), settings.trial_limit, clock::now())
         });
-        let switcher = Arc::new(switcher);
-        let (switching, observing, ready) = (None, None, false);
-        Self { writer, inputs, switcher, observer, bus, switching, observing, limit, ready }
+        Self {
+            writer,
+            inputs,
+            switcher: Arc::new(switcher),
+            observer,
+            loaded,
+            aligned: Arc::default(),
+            bus,
+            switching: None,
+            observing: None,
+            limit,
+            ready: false,
+        }
     }
 
     /// # Errors
@@ -231,20 +259,22 @@ impl Shell {
     async fn take(&mut self, output: Output) -> io::Result<()> {
         match output {
             Output::Word(word, data) => channel::write(&mut self.writer, &word, &data).await?,
-            Output::Opened(slots) => {
+            Output::Opened(slots, loaded) => {
                 // Each for itself: one that can't be changed must not keep the others.
                 for slot in slots {
                     if let Err(error) = self.switcher.point(&[slot]) {
                         tracing::error!("{error}");
                     }
                 }
+                note(&self.inputs, self.loaded.patch(&loaded).await);
+                self.align(loaded);
                 self.resume();
                 self.say_ready().await?;
             }
             Output::Broken => self.say_ready().await?,
             Output::Healthy => self.found_healthy(),
             Output::Act(Action::Changed) => {}
-            Output::Act(Action::Switch(slots)) => self.switch(slots),
+            Output::Act(Action::Switch(switch)) => self.switch(switch),
             Output::Act(Action::Observe(what)) => self.observe(what),
             Output::Act(Action::Reboot { reason }) => self.reboot(reason),
         }
@@ -267,13 +297,31 @@ impl Shell {
         }));
     }
 
-    fn switch(&mut self, slots: Vec<SlotId>) {
+    /// Lets drivers serve what lies in their slots. Their manager may start after us.
+    fn align(&self, uses: Vec<Use>) {
+        let (loaded, inputs) = (Arc::clone(&self.loaded), self.inputs.clone());
+        // Taken here, so that nothing is observed before.
+        let aligned = Arc::clone(&self.aligned);
+        let guard = Arc::clone(&aligned).try_lock_owned();
+        tokio::spawn(async move {
+            let _guard = match guard {
+                Ok(guard) => guard,
+                Err(_) => aligned.lock_owned().await,
+            };
+            note(&inputs, loaded.align(&uses).await);
+        });
+    }
+
+    fn switch(&mut self, switch: Switch) {
         self.stop_observing();
         let (switcher, inputs) = (Arc::clone(&self.switcher), self.inputs.clone());
         self.switching = Some(tokio::spawn(async move {
-            let switched = switcher.switch(&slots).await;
+            let switched = switcher.switch(&switch).await;
             match &switched {
-                Ok(outage) => tracing::info!("switched; services were away for {outage} ms"),
+                Ok(Switched { outage_ms, remarks }) => {
+                    tracing::info!("switched; services were away for {outage_ms} ms");
+                    remarks.iter().for_each(|remark| tracing::info!("{remark}"));
+                }
                 Err(error) => tracing::error!("switch: {error}"),
             }
             let _ = inputs.send(Input::Switched(switched));
@@ -283,8 +331,9 @@ impl Shell {
     fn observe(&mut self, what: Observe) {
         self.stop_observing();
         let (observer, switcher) = (self.observer.clone(), Arc::clone(&self.switcher));
-        let inputs = self.inputs.clone();
+        let (inputs, aligned) = (self.inputs.clone(), Arc::clone(&self.aligned));
         let observing = tokio::spawn(async move {
+            drop(aligned.lock().await);
             // Services that are being started are not observed yet.
             drop(switcher.gate.lock().await);
             let verdict = observer.observe(&what).await;

@@ -1,7 +1,7 @@
-//! Stops services, lets their component point to another slot, and starts them again. Which ones were stopped is on disk from
+//! Stops services, lets their component point to another slot or be loaded from it, and starts them again. Which ones were stopped is on disk from
 //! before the first is stopped until the last one is back, so that none stays down because this process ended in between.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use daemon::clock;
 use endpoint::{Bus, CallError, CallOptions, Code};
@@ -12,8 +12,12 @@ use protocol::{
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-use super::{links, store::Folder};
-use crate::{disk::Store as _, engine::contract::SlotId, settings::Component};
+use super::{links, loaded::Loaded, store::Folder};
+use crate::{
+    disk::Store as _,
+    engine::contract::{SlotId, Switch, Switched},
+    settings::Component,
+};
 
 /// How long a service may take to stop; the supervisor kills it long before.
 const STOP: Duration = Duration::from_secs(60);
@@ -45,6 +49,7 @@ pub(crate) struct Switcher {
     pub(crate) bus: Bus,
     pub(crate) components: Vec<Component>,
     pub(crate) folder: Folder,
+    pub(crate) loaded: Arc<Loaded>,
     /// How long a service may take to become ready.
     pub(crate) ready: Duration,
     /// One switch at a time; whoever observes waits for it.
@@ -52,13 +57,14 @@ pub(crate) struct Switcher {
 }
 
 impl Switcher {
-    /// Lets components use these slots. Answers for how many milliseconds their services were not there.
+    /// Lets components use these slots.
     ///
     /// # Errors
     /// What went wrong. The services are started whatever happens.
-    pub(crate) async fn switch(&self, slots: &[SlotId]) -> Result<u64, String> {
+    pub(crate) async fn switch(&self, switch: &Switch) -> Result<Switched, String> {
         let _gate = self.gate.lock().await;
-        let names = self.services(slots);
+        let slots: Vec<SlotId> = switch.uses.iter().map(|using| using.slot).collect();
+        let names = self.services(&slots);
         let running = match names.is_empty() {
             true => Vec::new(),
             false => self.running(&names).await?,
@@ -67,13 +73,18 @@ impl Switcher {
         let begun = clock::now();
         let mut switched = self.stop(&running).await;
         if switched.is_ok() {
-            switched = self.point(slots);
+            switched = self.point(&slots);
         }
+        let loaded = match switched {
+            Ok(()) => self.loaded.switch(switch).await,
+            Err(error) => Err(error),
+        };
         let started = self.start(&running).await;
-        let outage = clock::now().since(begun);
-        switched.and(started)?;
+        let outage = if running.is_empty() { Duration::ZERO } else { clock::now().since(begun) };
+        let remarks = loaded.and_then(|remarks| started.map(|()| remarks))?;
         self.forget()?;
-        Ok(u64::try_from(outage.as_millis()).unwrap_or(u64::MAX))
+        let outage_ms = u64::try_from(outage.as_millis()).unwrap_or(u64::MAX);
+        Ok(Switched { outage_ms, remarks })
     }
 
     /// Starts what an earlier process had stopped and not started again.
@@ -109,6 +120,8 @@ impl Switcher {
     fn services(&self, slots: &[SlotId]) -> Vec<Name> {
         let mut names: Vec<Name> = Vec::new();
         let components = slots.iter().filter_map(|slot| self.components.get(slot.component));
+        // Around what is loaded into memory nothing stands still.
+        let components = components.filter(|component| !component.activation.is_loaded());
         for name in components.flat_map(|component| &component.services) {
             match Name::new(name.as_str()) {
                 Ok(name) if !names.contains(&name) => names.push(name),

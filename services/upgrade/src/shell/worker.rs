@@ -31,7 +31,7 @@ use crate::{
     disk::Store as _,
     engine::{
         Engine, Limits, Work,
-        contract::{Action, Caller, Ended, Now, SlotId, Start},
+        contract::{Action, Caller, Ended, Now, SlotId, Start, Switched, Use},
     },
     settings::Settings,
 };
@@ -49,7 +49,9 @@ const KEY: &str = "tls.key";
 /// What comes to the thread.
 pub(crate) enum Input {
     Order(Order, Vec<u8>, OwnedSemaphorePermit),
-    Switched(Result<u64, String>),
+    Switched(Result<Switched, String>),
+    /// What is loaded and not what lies in its slot.
+    Notes(Vec<String>),
     Verdict(u64, Result<(), String>),
     End,
 }
@@ -58,8 +60,8 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) enum Output {
     Word(Word, Vec<u8>),
-    /// Slots in use, to which links must point before anything is started.
-    Opened(Vec<SlotId>),
+    /// Slots in use, to which links must point before anything is started, and those that are loaded into memory.
+    Opened(Vec<SlotId>, Vec<Use>),
     /// Upgrades can't be done now. The device goes on with what it has.
     Broken,
     Act(Action),
@@ -83,6 +85,8 @@ pub(crate) struct Worker {
     engine: Result<Engine<platform::Device>, String>,
     tried: Moment,
     session: u64,
+    /// What is loaded and not what lies in its slot, since the start.
+    notes: Vec<String>,
     /// How far it is, and what was told of that, when.
     reached: Option<Progress>,
     told: (Option<Progress>, Moment),
@@ -111,6 +115,7 @@ impl Worker {
             engine,
             tried: now,
             session: 0,
+            notes: Vec::new(),
             reached: None,
             told: (None, now),
             outputs,
@@ -182,7 +187,14 @@ impl Worker {
                 };
                 self.tell(Output::Word(Word::Answer { number, outcome }, data))?;
             }
-            Input::Switched(result) => self.report(|engine, now| engine.switched(result, now)),
+            Input::Switched(result) => {
+                self.notes.clear();
+                self.report(|engine, now| engine.switched(result, now));
+            }
+            Input::Notes(notes) => {
+                self.notes.extend(notes);
+                self.tell_status()?;
+            }
             Input::Verdict(number, verdict) => {
                 let healthy = verdict.is_ok();
                 self.report(|engine, now| engine.verdict(number, verdict, now));
@@ -242,7 +254,10 @@ impl Worker {
             && let Some(action) = engine.poll_action()
         {
             let output = match action {
-                Action::Changed => Output::Word(Word::Status(engine.status()), Vec::new()),
+                Action::Changed => {
+                    self.tell_status()?;
+                    continue;
+                }
                 action => Output::Act(action),
             };
             self.tell(output)?;
@@ -271,6 +286,20 @@ impl Worker {
         }
     }
 
+    fn tell_status(&self) -> Result<(), Alone> {
+        match &self.engine {
+            Ok(engine) => self.tell(Output::Word(Word::Status(self.status(engine)), Vec::new())),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// The engine's, with what it can't know.
+    fn status(&self, engine: &Engine<platform::Device>) -> Status {
+        let status = engine.status();
+        let told = status.reason.iter().chain(&self.notes).cloned().collect::<Vec<_>>();
+        Status { reason: (!told.is_empty()).then(|| told.join("; ")), ..status }
+    }
+
     fn tell(&self, output: Output) -> Result<(), Alone> {
         self.outputs.blocking_send(output).map_err(|_| Alone)
     }
@@ -285,9 +314,9 @@ impl Worker {
                 let components =
                     self.settings.as_ref().map_or(0, |settings| settings.components.len());
                 let used = (0..components).filter_map(|component| engine.in_use(component));
-                let used = used.collect();
+                let (used, loaded) = (used.collect(), engine.loaded());
                 self.engine = Ok(engine);
-                self.tell(Output::Opened(used))?;
+                self.tell(Output::Opened(used, loaded))?;
                 self.tell(Output::Word(Word::Device(self.device()), Vec::new()))?;
                 self.drain()
             }
@@ -392,7 +421,7 @@ impl Worker {
             }
         }
         let Ok(engine) = &self.engine else { return none() };
-        json(&engine.status())
+        json(&self.status(engine))
     }
 
     /// Whether root on the device gives this order, where that matters: the network side's word for it is not enough.

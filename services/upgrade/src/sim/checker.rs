@@ -2,17 +2,21 @@
 //!
 //! I1 the loader always boots a set that is whole; I2 the old slots are untouched; I3 a rollback floor is never above what was
 //! confirmed; I4 a resumed transfer sends little again; I5 the history says what happened; I6 a set, and all components of one
-//! bundle, are all old or all new.
+//! bundle, are all old or all new; I7 what is loaded in the end is what lies in the slots in use.
 
 use protocol::upgrade::{ALLOW_UNSIGNED, Begun, PAGE_TABLE, State};
 
 use super::{
-    device::{IMAGES, LIMITS, NOW, Parcel, SimBoot, SimPlatform, kept_image, rules, start},
+    code::{self, Code, DRIVER, PATCH},
+    device::{LIMITS, NOW, Parcel, SimBoot, SimPlatform, images, kept_image, rules, start},
     world::{Shared, World},
 };
-use crate::engine::{
-    Engine, Work,
-    contract::{Action, Caller, Letter},
+use crate::{
+    engine::{
+        Engine, Work,
+        contract::{Action, Caller, Letter, Switch, Switched, Use},
+    },
+    shell::loaded::Purpose,
 };
 
 /// How a run goes on.
@@ -45,6 +49,12 @@ pub(crate) struct Device<'p> {
     story: Story,
     received: u64,
     boots: u32,
+    /// The boot in which what is loaded was last tried.
+    tried_in: Option<u32>,
+}
+
+fn is_loaded(using: &Use) -> bool {
+    rules().components[using.slot.component].activation.is_loaded()
 }
 
 /// What a boot ended with.
@@ -61,13 +71,13 @@ pub(crate) fn caller() -> Caller {
 pub(crate) fn run(world: World, parcel: &Parcel, story: Story) -> Result<Run, String> {
     let names = parcel.manifest.components.iter().map(|component| component.id.as_str()).collect();
     let world = Shared::new(world);
-    let mut device = Device { world, parcel, names, story, received: 0, boots: 0 };
+    let mut device = Device { world, parcel, names, story, received: 0, boots: 0, tried_in: None };
     let faults = device.world.0.borrow().faults.clone();
     let cuts = u64::from(faults.cut_at.is_some()) + u64::from(story.again_at.is_some());
     // After an error of the storage nothing that it shows is believed, and all of it is sent again.
     let errors = u64::from(faults.fail_at.or(faults.fail_read_at).is_some());
     let state = device.drive()?;
-    let total: usize = IMAGES.iter().map(|(_, size)| size).sum();
+    let total: usize = images().map(|(_, size)| size).sum();
     // A checkpoint's worth, one write that was gathered, and a chunk across its end.
     let window = LIMITS.checkpoint + LIMITS.run as u64 + 8192;
     if device.received > total as u64 * (1 + errors) + cuts * window {
@@ -114,12 +124,18 @@ impl Device<'_> {
             return Ok(End::Reboot);
         }
         let platform = SimPlatform::new(&self.world);
-        let engine = Engine::open(platform, rules(), start(letter, self.boots), LIMITS, NOW);
+        let untold = self.world.0.borrow().untold;
+        let start = start(letter, self.boots, untold);
+        let engine = Engine::open(platform, rules(), start, LIMITS, NOW);
         // It is started again, as after a loss of power.
         let Ok(mut engine) = engine else { return Ok(End::Reboot) };
+        self.load(&engine);
+        if self.world.0.borrow().off {
+            return Ok(End::Reboot);
+        }
         let application = self.application_version(&engine)?;
-        let whole = self.names.len() > 2 || !self.names.contains(&"rootfs");
-        if whole && self.names.contains(&"rootfs") && application != version {
+        let both = ["rootfs", "application"].iter().all(|name| self.names.contains(name));
+        if both && application != version {
             return Err(format!("I6: set {version} runs with application {application}"));
         }
         for _ in 0..STEPS_MAX {
@@ -157,10 +173,12 @@ impl Device<'_> {
             State::Trial | State::Verifying => {}
             State::Confirmed if status.reason.is_none() => {
                 self.check_history(engine, State::Confirmed)?;
+                self.check_loaded(engine)?;
                 return Ok(Some(End::Settled(State::Confirmed)));
             }
             State::RolledBack if !self.succeeds() => {
                 self.check_history(engine, State::RolledBack)?;
+                self.check_loaded(engine)?;
                 return Ok(Some(End::Settled(State::RolledBack)));
             }
             State::Confirmed => {}
@@ -180,20 +198,33 @@ impl Device<'_> {
     ) -> Result<Option<End>, String> {
         match action {
             Action::Changed => {}
-            Action::Switch(slots) => {
-                for slot in &slots {
-                    if engine.in_use(slot.component) != Some(*slot) {
-                        return Err(format!("{slot:?} is switched to and not in use"));
+            Action::Switch(switch) => {
+                for using in &switch.uses {
+                    if engine.in_use(using.slot.component) != Some(using.slot) {
+                        return Err(format!("{using:?} is switched to and not in use"));
                     }
                 }
                 self.application_version(engine)?;
-                let _ = engine.switched(Ok(120), NOW);
+                self.check_try(&switch)?;
+                let purpose = switch.back.as_deref().map_or(Purpose::Try, Purpose::Back);
+                let loaded = switch.uses.iter().map(|using| self.load_one(using, purpose));
+                // On the way back all of it is tried.
+                let loaded: Vec<_> = loaded.collect();
+                let loaded: Result<Vec<()>, String> = loaded.into_iter().collect();
+                let switched = loaded.map(|_| Switched { outage_ms: 120, remarks: Vec::new() });
+                let _ = engine.switched(switched, NOW);
             }
             Action::Observe(observe) => {
+                self.check_tried(engine, &observe.uses)?;
                 let verdict = match self.story.healthy {
-                    true => Ok(()),
+                    true => self.look(&observe.uses),
                     false => Err("the camera does not answer".to_owned()),
                 };
+                let found_out = !self.story.healthy && self.world.0.borrow().keep % 4 < 2;
+                if found_out && self.world.0.borrow().code.probation {
+                    // The manager has seen it first.
+                    let _ = self.world.happen(Code::go_back);
+                }
                 let trial = engine.status().state == State::Trial;
                 let verdict = if trial { verdict } else { Ok(()) };
                 let _ = engine.verdict(observe.number, verdict, NOW);
@@ -203,8 +234,89 @@ impl Device<'_> {
         Ok(None)
     }
 
+    /// What the shell loads before anything is observed.
+    fn load(&self, engine: &Engine<SimPlatform>) {
+        for using in engine.loaded() {
+            // Storage that fails once does not fail for ever.
+            let loaded = self.load_one(&using, Purpose::Start);
+            let _ = loaded.or_else(|_| self.load_one(&using, Purpose::Start));
+        }
+    }
+
+    fn load_one(&self, using: &Use, purpose: Purpose<'_>) -> Result<(), String> {
+        let name = &rules().components[using.slot.component].name;
+        match name.as_str() {
+            DRIVER => code::bring(&self.world, using, purpose),
+            PATCH => {
+                let known = using.fact.as_ref();
+                let version = known.and_then(|_| self.version(PATCH, using.slot.letter));
+                code::patch(&self.world, version)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The manager ends the probation, and the shell sees what is loaded.
+    fn look(&self, uses: &[Use]) -> Result<(), String> {
+        if self.world.0.borrow().code.probation {
+            let settled = self.world.happen(|code| code.probation = false);
+            settled.map_err(|error| error.to_string())?;
+        }
+        for using in uses {
+            self.check_one(using, |name| format!("{name} is not what was switched to"))?;
+        }
+        Ok(())
+    }
+
+    fn check_one(&self, using: &Use, text: impl Fn(&str) -> String) -> Result<(), String> {
+        let name = &rules().components[using.slot.component].name;
+        let (code, lies) = (self.world.0.borrow().code, self.version(name, using.slot.letter));
+        let is = match name.as_str() {
+            DRIVER => code.serves == lies.unwrap_or(0),
+            PATCH => code.patch == using.fact.as_ref().and(lies),
+            _ => true,
+        };
+        if is { Ok(()) } else { Err(text(name)) }
+    }
+
+    fn check_loaded(&self, engine: &Engine<SimPlatform>) -> Result<(), String> {
+        let Code { probation, .. } = self.world.0.borrow().code;
+        if probation {
+            return Err("I7: the driver is on probation in the end".to_owned());
+        }
+        for using in engine.loaded() {
+            let code = self.world.0.borrow().code;
+            self.check_one(&using, |name| format!("I7: {name}: {using:?} and {code:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// What was tried is not tried again by itself after a boot.
+    fn check_try(&mut self, switch: &Switch) -> Result<(), String> {
+        let loaded = switch.uses.iter().any(is_loaded);
+        if !loaded || switch.back.is_some() {
+            return Ok(());
+        }
+        let before = self.tried_in.replace(self.boots);
+        match before.is_none_or(|before| before == self.boots) {
+            true => Ok(()),
+            false => Err("I7: what the last boot had on trial is tried again".to_owned()),
+        }
+    }
+
+    /// What is observed was switched to, unless a set brought it.
+    fn check_tried(&self, engine: &Engine<SimPlatform>, uses: &[Use]) -> Result<(), String> {
+        let trial = engine.status().state == State::Trial && !self.names.contains(&"rootfs");
+        let tried = self.tried_in == Some(self.boots);
+        match trial && uses.iter().any(is_loaded) && !tried {
+            true => Err("I7: what is observed was never loaded".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     /// Sends the bundle, until something fails.
     fn push(&mut self, engine: &mut Engine<SimPlatform>) {
+        self.tried_in = None;
         let parcel = self.parcel;
         let Ok(begun) = engine.begin(&parcel.begin, ALLOW_UNSIGNED, caller(), NOW) else { return };
         let session = begun.session;
@@ -240,7 +352,7 @@ impl Device<'_> {
     fn version(&self, name: &str, letter: Letter) -> Option<u64> {
         let world = self.world.0.borrow();
         let seen = world.seen(&format!("{name}-{}", letter.as_char()));
-        let size = IMAGES.iter().find(|(known, _)| *known == name).map(|(_, size)| *size)?;
+        let size = images().find(|(known, _)| *known == name).map(|(_, size)| size)?;
         (1..=2).find(|version| seen[..size] == *kept_image(name, *version))
     }
 
@@ -267,7 +379,7 @@ impl Device<'_> {
 
     /// The old slots are as the factory left them.
     fn check_slots(&self) -> Result<(), String> {
-        for (name, _) in IMAGES {
+        for (name, _) in images() {
             if self.version(name, Letter::A) != Some(1) {
                 return Err(format!("I2: slot A of {name} was touched"));
             }
@@ -277,7 +389,7 @@ impl Device<'_> {
 
     fn check_floor(&self, engine: &Engine<SimPlatform>) -> Result<(), String> {
         let state = engine.status().state;
-        for (name, _) in IMAGES {
+        for (name, _) in images() {
             if engine.floor(name) > 1 && state != State::Confirmed {
                 return Err(format!("I3: the floor of {name} is raised while {state:?}"));
             }

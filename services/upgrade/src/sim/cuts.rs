@@ -5,18 +5,31 @@ use protocol::upgrade::State;
 
 use super::{
     checker::{Run, Story, run},
-    device::{IMAGES, Parcel, factory, parcel},
-    world::Faults,
+    device::{IMAGES, LOADED, Parcel, factory, parcel},
+    world::{Faults, World},
 };
 
 const GOOD: Story = Story { boots: true, healthy: true, again_at: None };
 /// How many ways there are to lose what was not flushed.
 const SUBSETS: u64 = 8;
 
-/// Everything; the set and what is copied; the application alone.
+/// Set and application; the set and what is copied; the application alone.
 fn parcels() -> [Parcel; 3] {
     let [kernel, rootfs, application] = IMAGES;
     [parcel(&[kernel, rootfs, application], 2), parcel(&[rootfs], 2), parcel(&[application], 2)]
+}
+
+/// What is loaded into memory, with the application, and with a set.
+fn loaded_parcels() -> [Parcel; 2] {
+    let ([_, rootfs, application], [driver, patch]) = (IMAGES, LOADED);
+    [parcel(&[application, driver, patch], 2), parcel(&[rootfs, driver, patch], 2)]
+}
+
+/// The agent was not told what the factory installed of it.
+fn untold() -> World {
+    let mut world = factory();
+    world.untold = true;
+    world
 }
 
 fn smooth(parcel: &Parcel, story: Story) -> Run {
@@ -41,12 +54,22 @@ fn an_upgrade_without_faults_is_confirmed_and_sends_no_zeros() {
 
 /// Cuts at every operation of a story, in every way, until one is behind its end.
 fn cut_everywhere(parcel: &Parcel, story: Story, end: State) -> u64 {
+    cut_everywhere_from(factory, parcel, story, end, SUBSETS)
+}
+
+fn cut_everywhere_from(
+    factory: fn() -> World,
+    parcel: &Parcel,
+    story: Story,
+    end: State,
+    subsets: u64,
+) -> u64 {
     let mut runs = 0;
     for cut in 1.. {
         let mut over = true;
-        for keep in 0..SUBSETS {
+        for keep in 0..subsets {
             let mut world = factory();
-            (world.faults.cut_at, world.keep) = (Some(cut), keep + SUBSETS * cut);
+            (world.faults.cut_at, world.keep) = (Some(cut), keep + subsets * cut);
             let run = run(world, parcel, story)
                 .unwrap_or_else(|why| panic!("cut at {cut}, subset {keep}: {why}"));
             assert_eq!(run.state, end, "cut at {cut}, subset {keep}");
@@ -75,6 +98,21 @@ fn power_may_be_lost_at_every_operation_of_the_way_back() {
     cut_everywhere(&all, dead, State::RolledBack);
     cut_everywhere(&rootfs, sick, State::RolledBack);
     cut_everywhere(&application, sick, State::RolledBack);
+}
+
+#[test]
+fn a_driver_and_a_live_patch_end_as_their_slots_whenever_power_is_lost() {
+    let sick = Story { healthy: false, ..GOOD };
+    for parcel in loaded_parcels() {
+        for factory in [factory as fn() -> World, untold] {
+            cut_everywhere_from(factory, &parcel, GOOD, State::Confirmed, 2);
+            cut_everywhere_from(factory, &parcel, sick, State::RolledBack, 2);
+        }
+        fail_everywhere(&parcel, |faults, at| faults.fail_at = Some(at));
+    }
+    let [_, with_set] = loaded_parcels();
+    let dead = Story { boots: false, ..GOOD };
+    cut_everywhere_from(untold, &with_set, dead, State::RolledBack, 1);
 }
 
 #[test]

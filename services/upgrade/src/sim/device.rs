@@ -9,7 +9,10 @@ use bundle::{
 };
 use protocol::time::Moment;
 
-use super::world::{Faults, Random, Shared, SimDisk, SimStore, World};
+use super::{
+    code::{DRIVER, PATCH},
+    world::{Faults, Random, Shared, SimDisk, SimStore, World},
+};
 use crate::{
     disk::{Disk, Store},
     engine::{
@@ -34,6 +37,14 @@ pub(crate) const NOW: Now = Now { moment: Moment(1_000_000_000), wall: 1_700_000
 /// Names and bytes of the images of the device.
 pub(crate) const IMAGES: [(&str, usize); 3] =
     [("kernel", 20_000), ("rootfs", 61_440), ("application", 30_011)];
+
+/// As [`IMAGES`], of what is loaded into memory.
+pub(crate) const LOADED: [(&str, usize); 2] = [(DRIVER, 9_001), (PATCH, 7_300)];
+
+/// All of them.
+pub(crate) fn images() -> impl Iterator<Item = (&'static str, usize)> {
+    IMAGES.into_iter().chain(LOADED)
+}
 
 pub(crate) struct SimPlatform {
     world: Shared,
@@ -63,6 +74,8 @@ pub(crate) fn rules() -> Rules {
             component("rootfs", Activation::Reboot),
             component("application", Activation::Restart),
             component("boot", Activation::Mirror),
+            component(DRIVER, Activation::Driver),
+            component(PATCH, Activation::Livepatch),
         ],
         tries: 3,
         activate: true,
@@ -79,7 +92,7 @@ pub(crate) fn factory() -> World {
 
 fn make_factory() -> World {
     let mut world = World::default();
-    for (name, size) in IMAGES.into_iter().chain([("boot", 9000)]) {
+    for (name, size) in images().chain([("boot", 9000)]) {
         let room = size.next_multiple_of(4096) + 4096;
         let mut a = image(name, 1, size);
         a.resize(room, 0);
@@ -101,7 +114,7 @@ fn make_factory() -> World {
 /// As [`image`], of one that is in [`IMAGES`].
 pub(crate) fn kept_image(name: &str, version: u64) -> &'static [u8] {
     static KEPT: LazyLock<Vec<(&str, u64, Vec<u8>)>> = LazyLock::new(|| {
-        let all = IMAGES.into_iter().flat_map(|(name, size)| (1..=3).map(move |v| (name, v, size)));
+        let all = images().flat_map(|(name, size)| (1..=3).map(move |v| (name, v, size)));
         all.map(|(name, version, size)| (name, version, image(name, version, size))).collect()
     });
     let found = KEPT.iter().find(|(known, of, _)| *known == name && *of == version);
@@ -109,12 +122,13 @@ pub(crate) fn kept_image(name: &str, version: u64) -> &'static [u8] {
     image
 }
 
-pub(crate) fn start(running: Letter, boot: u32) -> Start {
+pub(crate) fn start(running: Letter, boot: u32, untold: bool) -> Start {
     static HASHES: LazyLock<Vec<String>> = LazyLock::new(|| {
         let hash = |name| bundle::hex::encode(&bundle::sha256(kept_image(name, 1)));
-        IMAGES.into_iter().map(|(name, _)| hash(name)).collect()
+        images().map(|(name, _)| hash(name)).collect()
     });
-    let factory = IMAGES.into_iter().zip(&*HASHES).map(|((name, size), hash)| {
+    let told = if untold { IMAGES.len() } else { usize::MAX };
+    let factory = images().zip(&*HASHES).take(told).map(|((name, size), hash)| {
         let (version, hash) = ("1.0".to_owned(), hash.clone());
         (name.to_owned(), Fact { version, rollback_index: 1, hash, size: size as u64 })
     });

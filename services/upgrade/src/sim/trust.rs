@@ -21,7 +21,7 @@ use super::{
 use crate::engine::{
     Engine, Work,
     choice::Choice,
-    contract::{Action, BootControl as _, Caller, Letter},
+    contract::{Action, BootControl as _, Caller, Letter, Switched},
 };
 
 const DEVICE: [u8; 32] = [9; 32];
@@ -30,6 +30,8 @@ const DEVICE: [u8; 32] = [9; 32];
 struct Trusting {
     engine: Engine<SimPlatform>,
     world: Shared,
+    /// Whether what was switched last came with a permission.
+    permitted: bool,
 }
 
 fn key(number: u8) -> SecretKey {
@@ -75,7 +77,7 @@ impl Trusting {
     fn new() -> Self {
         let world = Shared::new(factory());
         let engine = Self::open(&world);
-        Self { engine, world }
+        Self { engine, world, permitted: false }
     }
 
     fn open(world: &Shared) -> Engine<SimPlatform> {
@@ -84,7 +86,7 @@ impl Trusting {
 
     fn try_open(world: &Shared) -> io::Result<Engine<SimPlatform>> {
         let platform = SimPlatform::new(world);
-        let mut engine = Engine::open(platform, rules(), start(Letter::A, 1), LIMITS, NOW)?;
+        let mut engine = Engine::open(platform, rules(), start(Letter::A, 1, false), LIMITS, NOW)?;
         let (bytes, signatures) = keyring(1, 2);
         engine.trust(Some((&bytes, &signatures))).map_err(io::Error::other)?;
         Ok(engine)
@@ -148,7 +150,10 @@ impl Trusting {
         while engine.work(NOW)? == Work::More {}
         while let Some(action) = engine.poll_action() {
             match action {
-                Action::Switch(_) => engine.switched(Ok(7), NOW)?,
+                Action::Switch(switch) => {
+                    self.permitted = switch.uses.iter().all(|using| using.permitted);
+                    engine.switched(Ok(Switched { outage_ms: 7, ..Switched::default() }), NOW)?;
+                }
                 Action::Observe(observe) => engine.verdict(observe.number, Ok(()), NOW)?,
                 Action::Changed | Action::Reboot { .. } => {}
             }
@@ -308,8 +313,10 @@ fn a_permission_of_recovery_lets_one_bundle_below_the_floor_once() {
     assert!(engine.permit(&bytes, &by(3), &[1; 32]).is_err());
     engine.permit(&bytes, &by(3), &DEVICE).unwrap();
     device.install(&old).unwrap();
+    assert!(device.permitted, "whoever has a floor of its own is told");
     assert_eq!(device.engine.floor("application"), 2);
     device.install(&application(3)).unwrap();
+    assert!(!device.permitted);
     assert_eq!(reason(&device.begin(&signed(&old, 2)).unwrap_err()), "rollback");
     let again = device.engine.permit(&bytes, &by(3), &DEVICE).unwrap_err();
     assert!(again.text.contains("used already"), "{again}");
@@ -336,7 +343,8 @@ fn a_newer_keyring_replaces_the_factorys_and_outlives_the_process() {
 fn a_device_without_a_keyring_believes_nobody_and_says_what_to_do() {
     let world = Shared::new(factory());
     let platform = SimPlatform::new(&world);
-    let mut engine = Engine::open(platform, rules(), start(Letter::A, 1), LIMITS, NOW).unwrap();
+    let mut engine =
+        Engine::open(platform, rules(), start(Letter::A, 1, false), LIMITS, NOW).unwrap();
     let refused = engine.begin(&signed(&all(), 2), 0, caller(), NOW).unwrap_err();
     assert_eq!(reason(&refused), "no-keyring");
     assert!(refused.text.contains("--allow-unsigned"), "{refused}");
@@ -398,7 +406,7 @@ fn a_mirrored_component_is_whole_in_one_place_whenever_power_is_lost() {
         for _ in 0..3 {
             // What a loss of power interrupts is pushed again.
             if let Ok(engine) = Trusting::try_open(&world) {
-                let mut device = Trusting { engine, world: world.clone() };
+                let mut device = Trusting { engine, world: world.clone(), permitted: false };
                 let _ = device.finish_activation();
                 if device.engine.status().state != State::Confirmed {
                     let _ = device.install(&parcel);

@@ -7,6 +7,7 @@ use std::{
     rc::Rc,
 };
 
+use super::code::Code;
 use crate::disk::{Disk, Store};
 
 /// Everything that survives a boot, and what goes wrong with it.
@@ -19,6 +20,10 @@ pub(crate) struct World {
     pub(crate) keep: u64,
     pub(crate) off: bool,
     pub(crate) image: Image,
+    /// What runs in somebody's memory.
+    pub(crate) code: Code,
+    /// What the factory installed of what is loaded was never told to the agent.
+    pub(crate) untold: bool,
 }
 
 /// An image of the machine's memory, and the engine that takes it.
@@ -136,6 +141,21 @@ impl World {
             disk.seen.copy_from_slice(&disk.durable);
         }
         self.off = false;
+        self.code.power_cycle();
+    }
+
+    /// Somebody else changes what is loaded: all of it or nothing, whenever power is lost.
+    pub(crate) fn happen(&mut self, change: impl FnOnce(&mut Code)) -> io::Result<()> {
+        let fate = self.fate()?;
+        let cut = matches!(fate, Fate::Cut);
+        if matches!(fate, Fate::Done) || cut && self.keep % 2 == 1 {
+            change(&mut self.code);
+        }
+        match fate {
+            Fate::Done => Ok(()),
+            Fate::Failed => Err(broken()),
+            Fate::Cut => Err(no_power()),
+        }
     }
 
     /// Nothing goes wrong and nothing is counted until [`go_on`](Self::go_on).
@@ -182,6 +202,10 @@ fn tear(durable: &mut [u8], at: usize, bytes: &[u8], keep: u64, random: &mut Ran
 impl Shared {
     pub(crate) fn new(world: World) -> Self {
         Self(Rc::new(RefCell::new(world)))
+    }
+
+    pub(crate) fn happen(&self, change: impl FnOnce(&mut Code)) -> io::Result<()> {
+        self.0.borrow_mut().happen(change)
     }
 
     pub(crate) fn disk(&self, name: &str, writable: bool) -> SimDisk {
