@@ -78,8 +78,8 @@ impl Plan {
 
     /// Whether it writes what the machine is booted from.
     pub(crate) fn changes_boot(&self, rules: &Rules) -> bool {
-        let booted = [Activation::Reboot, Activation::Mirror];
-        booted.into_iter().any(|activation| self.with(rules, activation).next().is_some())
+        let booted = |activation| matches!(activation, Activation::Reboot | Activation::Mirror);
+        self.with(rules, booted).next().is_some()
     }
 
     /// The set that it writes, if it writes one.
