@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
         "vestal-heartbeat",
         "vestal-config",
         "vestal-upgrade",
+        "vestal-autorun",
         "vestal-driver",
         "vestalctl",
         "vestal",

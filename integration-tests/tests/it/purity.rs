@@ -31,6 +31,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("services/registry/src/machine", &[]),
     ("services/log/src/machine", &[]),
     ("services/heartbeat/src/machine", &[]),
+    ("services/autorun/src/machine", &[]),
+    ("services/autorun/src/journal", &[]),
     ("crates/driver-abi/src", &[]),
     ("services/driver/src/manager/machine", &[]),
     ("services/driver/src/host/machine", &[]),

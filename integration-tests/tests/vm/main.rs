@@ -3,6 +3,7 @@
 //!
 //! `VESTAL_IMAGE` names the built image; without it these tests say so and pass.
 
+mod autorun;
 mod booting;
 mod drivers;
 mod lab;

@@ -8,7 +8,8 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 /// A program's name and its `main`.
 type Program = (&'static str, fn() -> ExitCode);
 
-const PROGRAMS: [Program; 9] = [
+const PROGRAMS: [Program; 10] = [
+    ("vestal-autorun", vestal_autorun::main),
     ("vestal-config", vestal_config::main),
     ("vestal-exec", vestal_exec::main),
     ("vestal-heartbeat", vestal_heartbeat::main),

@@ -183,3 +183,12 @@ fn what_only_the_files_together_show_is_refused() {
     );
     assert!(folder(&many[..64]).is_ok());
 }
+
+#[test]
+fn the_shipped_example_is_right() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/autorun");
+    let settings = load(Some(&shipped), &accounts()).unwrap();
+    let names: Vec<&str> = settings.targets.iter().map(|target| target.name.as_str()).collect();
+    assert_eq!(names, ["count", "logo", "recorder", "ui"]);
+    assert!(settings.journal.is_some() && settings.guard.len() == 1);
+}
