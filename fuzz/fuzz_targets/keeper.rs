@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(records) = ring::records(bytes) {
         std::hint::black_box(records.map(|record| record.text.len()).sum::<usize>());
-        std::hint::black_box((ring::dropped(bytes), ring::is_empty(bytes)));
+        let _ = std::hint::black_box((ring::dropped(bytes), ring::is_empty(bytes)));
     }
     if let Ok(plan) = PlanView::check(bytes) {
         let texts = plan.programs().chain(plan.argv()).chain(plan.env()).chain(plan.sockets());

@@ -141,10 +141,7 @@ impl Registry {
             name.strip_prefix(owner).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         let allowed = match &short {
-            // A driver's host is an instance of the service `driver`.
-            Some(short) => {
-                service == *short || (service == "driver" && short.starts_with("driver."))
-            }
+            Some(short) => service == *short,
             None => !service.is_empty() && below(service),
         };
         if allowed {

@@ -115,8 +115,15 @@ fn names_of_the_suite_belong_to_the_socket_in_the_run_directory_and_to_its_servi
     house.services.insert(3, Ok("heartbeat".into()));
     house.serve(3, 871, "/run/heartbeat.sock", &["heartbeat", "heartbeat/list"]);
     house.serve(4, 0, "/run/supervisor.sock", &["service", "system"]);
-    house.services.insert(5, Ok("driver".into()));
+    house.services.insert(5, Ok("driver.can0".into()));
     house.serve(5, 875, "/run/driver.can0.sock", &["driver/can0"]);
+    // Each host's name is its own: not another host's, and not the manager's.
+    for (connection, service) in [(7, "driver"), (8, "driver.can1")] {
+        house.services.insert(connection, Ok(service.into()));
+        let answer =
+            house.register(connection, 875, "/run/driver.can2.sock", &["driver/can2"]).unwrap();
+        assert_eq!(answer["objects"][0]["failure"]["code"], "denied", "{service}");
+    }
     let answer = house.register(6, OWN, "/run/log.sock", &["registry"]).unwrap();
     assert_eq!(answer["objects"][0]["failure"]["code"], "denied");
 }
