@@ -12,6 +12,7 @@ use super::{
     Engine, Watch,
     contract::{Action, Activation, Letter, Now, Observe, Platform, SlotId, Switch, Switched, Use},
     failed,
+    receive::invalidate_image,
     state::{self, Step},
 };
 
@@ -155,6 +156,8 @@ impl<P: Platform> Engine<P> {
     pub(crate) fn activate(&mut self, now: Now) -> Result<(), Failure> {
         let Some(plan) = &self.plan else { return Err(failed("nothing was written".to_owned())) };
         let letter = plan.set(&self.rules);
+        // One may have been taken since the transfer began.
+        invalidate_image(&mut self.platform, &self.rules, plan)?;
         let boot = self.start.boot_id.clone();
         self.step(Step::Activate, |note| {
             note.pending = true;

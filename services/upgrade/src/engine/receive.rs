@@ -58,7 +58,7 @@ impl<P: Platform> Engine<P> {
         if flags & DRY_RUN != 0 {
             return Ok(begun);
         }
-        self.invalidate_image(&plan)?;
+        invalidate_image(&mut self.platform, &self.rules, &plan)?;
         self.settle_now(now)?;
         let from = self.resumes_at(&plan);
         if let (Some(_), Some(old)) = (from, &self.plan) {
@@ -79,19 +79,6 @@ impl<P: Platform> Engine<P> {
         self.copied = 0;
         self.transfer = Some(Transfer::new(self.session, caller, now.wall, parts, self.limits));
         Ok(begun)
-    }
-
-    /// Once a transfer, also where it is taken up again: an image may have been taken in between.
-    fn invalidate_image(&mut self, plan: &Plan) -> Result<(), Failure> {
-        if !plan.changes_boot(&self.rules) {
-            return Ok(());
-        }
-        let reason = format!("version {} is installed", plan.transaction.version);
-        self.platform.invalidate_image(&reason).map_err(|error| {
-            failed(format!(
-                "an image of the running system may be resumed when its slots have changed, so nothing is written: {error}; `vestalctl autorun invalidate` tells more"
-            ))
-        })
     }
 
     fn check_free(&self) -> Result<(), Failure> {
@@ -403,6 +390,24 @@ fn from_factory<'a>(
         fact: fact.map(|(_, fact)| fact.clone()).unwrap_or_default(),
     };
     unknown.map(|(name, letter)| (name, letter, good(fact(name)))).collect()
+}
+
+/// At each beginning of a transfer, also where it is taken up again, and before what was written is used: an image may have been
+/// taken in between.
+pub(super) fn invalidate_image(
+    platform: &mut impl Platform,
+    rules: &Rules,
+    plan: &Plan,
+) -> Result<(), Failure> {
+    if !plan.changes_boot(rules) {
+        return Ok(());
+    }
+    let reason = format!("version {} is installed", plan.transaction.version);
+    platform.invalidate_image(&reason).map_err(|error| {
+        failed(format!(
+            "an image of the running system may be resumed when its slots have changed, so nothing is written: {error}; `vestalctl autorun invalidate` tells more"
+        ))
+    })
 }
 
 pub(super) fn gone(component: &str) -> Failure {

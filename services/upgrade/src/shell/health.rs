@@ -1,13 +1,7 @@
 //! Watches whether a new version is healthy: what is critical and the services of the component are ready and stay so, their
 //! heartbeats are alive, and the device's own command says so. Decides nothing but that.
 
-use std::{
-    collections::BTreeMap,
-    os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use daemon::clock;
 use endpoint::{Bus, CallOptions};
@@ -15,11 +9,11 @@ use protocol::{
     heartbeat::{Row, State},
     time::Moment,
 };
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde_json::Value;
 
 use super::{
     loaded::{Loaded, Trouble},
+    program::ask,
     services::{Services, instances, list},
 };
 use crate::engine::contract::{Observe, Use};
@@ -172,39 +166,6 @@ fn changed<'r>(known: &'r Runs, now: &'r Runs) -> &'r str {
     found.map_or("a service", String::as_str)
 }
 
-/// A child that does not outlive the question.
-struct Asked(Child);
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
-        let _ = self.0.wait();
-    }
-}
-
-/// Runs the device's command; it must exit with 0 in time.
-async fn ask(program: &str, args: &[String], within: Duration) -> Result<(), String> {
-    let named = |text: String| format!("{program}: {text}");
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).process_group(0);
-    let child = command.spawn().map_err(|error| named(error.to_string()))?;
-    let mut child = Asked(child);
-    // It stays a zombie, so that its number is nobody else's while its group is killed.
-    let (pid, until_end) =
-        (Pid::from_child(&child.0), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-    let ended = tokio::task::spawn_blocking(move || waitid(WaitId::Pid(pid), until_end));
-    match tokio::time::timeout(within, ended).await {
-        Err(_) => return Err(named(format!("did not end within {within:?}"))),
-        Ok(Err(error)) => return Err(named(error.to_string())),
-        Ok(Ok(_)) => {}
-    }
-    match child.0.wait() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(named(format!("says that something is wrong ({status})"))),
-        Err(error) => Err(named(error.to_string())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -338,17 +299,5 @@ mod tests {
         let runs = |restarts| ready(&services(app(restarts)), |name| name == "app").unwrap();
         assert_ne!(runs(0), runs(1));
         assert_eq!(changed(&runs(0), &runs(1)), "app/main");
-    }
-
-    #[tokio::test]
-    async fn the_command_must_succeed_in_time() {
-        let sh = |script: &str| vec!["-c".to_owned(), script.to_owned()];
-        let second = Duration::from_secs(20);
-        ask("/bin/sh", &sh("exit 0"), second).await.unwrap();
-        let told = ask("/bin/sh", &sh("exit 3"), second).await.unwrap_err();
-        assert!(told.contains("exit status: 3"), "{told}");
-        let told = ask("/bin/sh", &sh("sleep 1000"), Duration::from_millis(50)).await.unwrap_err();
-        assert!(told.contains("did not end within 50ms"), "{told}");
-        assert!(ask("/nonexistent", &[], second).await.unwrap_err().contains("/nonexistent"));
     }
 }

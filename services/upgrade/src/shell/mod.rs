@@ -14,6 +14,7 @@ mod links;
 pub(crate) mod loaded;
 mod loader;
 mod platform;
+mod program;
 mod services;
 mod store;
 mod tree;
@@ -126,7 +127,7 @@ async fn serve(setup: Setup, stream: StdStream, mut shutdown: Shutdown) -> anyho
     let (settings, state) = (setup.settings.clone(), folder.clone());
     let bus = Bus::new(&setup.places.run, endpoint::Options::default());
     let ended = if has_loader(&setup.settings) { facts::last_end(&bus).await } else { None };
-    let images = Arc::new(Images::new(bus.clone()));
+    let images = Arc::new(Images::new(bus.clone(), &setup.places));
     let work = move || Worker::new(settings, state, ended, images, outputs).run(&received);
     std::thread::Builder::new().name("writer".to_owned()).spawn(work)?;
     let mut reading = tokio::spawn(read(reader, inputs.clone()));

@@ -5,7 +5,10 @@ use std::{
     fs,
     io::{Cursor, Read as _, Write as _},
     num::NonZeroUsize,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt as _, net::UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -119,11 +122,10 @@ impl Device {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(SOON)).unwrap();
         let mut command = Command::new("/bin/sh");
-        command.args([
-            "-c",
-            "exec \"$0\" --writer \"$@\" 3<&0 0</dev/null",
-            env!("CARGO_BIN_EXE_vestal-upgrade"),
-        ]);
+        command.args(["-c", "exec \"$0\" --writer \"$@\" 3<&0 0</dev/null"]);
+        let installed = self.path("bin/vestal-upgrade");
+        let built = Path::new(env!("CARGO_BIN_EXE_vestal-upgrade"));
+        command.arg(if installed.exists() { &installed } else { built });
         for (option, name) in
             [("--run-dir", "run"), ("--config-dir", "config"), ("--state-dir", "state")]
         {
@@ -137,7 +139,7 @@ impl Device {
         Writer { child, stream: ours, number: 0, words: Vec::new() }
     }
 
-    /// An autorun engine, until its server is dropped.
+    /// An autorun engine.
     pub(crate) fn autorun(&self) -> (Server, Autorun) {
         let autorun = Autorun::default();
         let server = self.runtime.block_on(async {
@@ -148,6 +150,15 @@ impl Device {
             server
         });
         (server, autorun)
+    }
+
+    /// Writers that are started from now on find this script as the engine's program.
+    pub(crate) fn install_autorun(&self, script: &str) {
+        fs::create_dir(self.path("bin")).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_vestal-upgrade"), self.path("bin/vestal-upgrade")).unwrap();
+        let program = self.path("bin/vestal-autorun");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// Lets time pass for whoever serves; the supervisor's calls are carried out by another thread.
@@ -386,7 +397,8 @@ impl Supervisor {
         if object == "system" {
             return Ok(json!({}));
         }
-        assert_eq!(args["wait"], true);
+        // Only the autorun engine's start is nobody's concern.
+        assert_eq!(args["wait"], method == "stop" || name != "autorun");
         let broken = said.broken.as_ref();
         let broken =
             broken.is_some_and(|(path, bytes)| fs::read(path).is_ok_and(|there| there == *bytes));

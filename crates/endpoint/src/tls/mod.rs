@@ -2,6 +2,8 @@
 //! function of its own whether it knows the other one's. No names, no certificates, no clock. What goes over it is carried
 //! to and from one end of a pair of Unix sockets, so that endpoints and clients on both sides are the usual ones.
 
+mod provider;
+
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use tokio::{
@@ -20,7 +22,7 @@ use tokio_rustls::{
             AlwaysResolvesClientRawPublicKeys,
             danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         },
-        crypto::{CryptoProvider, ring, verify_tls13_signature_with_raw_key},
+        crypto::{ring, verify_tls13_signature_with_raw_key},
         pki_types::{
             CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
         },
@@ -32,6 +34,8 @@ use tokio_rustls::{
         version::TLS13,
     },
 };
+
+use self::provider::{SIGNATURES, provider};
 
 /// Of ed25519.
 pub type PublicKey = [u8; 32];
@@ -88,7 +92,7 @@ impl Acceptor {
     /// # Errors
     /// Where the library is built without what is needed.
     pub fn new(own: &KeyPair, known: Known) -> io::Result<Self> {
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let config = ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_protocol_versions(&[&TLS13])
             .map_err(io::Error::other)?
             .with_client_cert_verifier(Verifier::new(known))
@@ -115,7 +119,7 @@ impl Connector {
     /// # Errors
     /// Where the library is built without what is needed.
     pub fn new(own: &KeyPair, known: Known) -> io::Result<Self> {
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let config = ClientConfig::builder_with_provider(Arc::new(provider()))
             .with_protocol_versions(&[&TLS13])
             .map_err(io::Error::other)?
             .dangerous()
@@ -199,7 +203,6 @@ async fn copy<S: AsyncRead, T: AsyncWrite>(
 /// Asks for raw public keys of ed25519 and looks them up.
 struct Verifier {
     known: Known,
-    provider: CryptoProvider,
 }
 
 impl fmt::Debug for Verifier {
@@ -210,7 +213,7 @@ impl fmt::Debug for Verifier {
 
 impl Verifier {
     fn new(known: Known) -> Arc<Self> {
-        Arc::new(Self { known, provider: ring::default_provider() })
+        Arc::new(Self { known })
     }
 
     fn check(&self, shown: &CertificateDer<'_>) -> Result<(), Error> {
@@ -221,14 +224,12 @@ impl Verifier {
     }
 
     fn signature(
-        &self,
         message: &[u8],
         shown: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let key = SubjectPublicKeyInfoDer::from(shown.as_ref());
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature_with_raw_key(message, &key, signed, algorithms)
+        verify_tls13_signature_with_raw_key(message, &key, signed, &SIGNATURES)
     }
 }
 
@@ -266,7 +267,7 @@ impl ClientCertVerifier for Verifier {
         shown: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.signature(message, shown, signed)
+        Self::signature(message, shown, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -305,7 +306,7 @@ impl ServerCertVerifier for Verifier {
         shown: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.signature(message, shown, signed)
+        Self::signature(message, shown, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
