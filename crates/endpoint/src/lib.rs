@@ -63,7 +63,7 @@ pub mod tls;
 mod wire;
 
 pub use crate::{
-    bus::{Bus, Change, NO_REGISTRY, Registration, State, Subscription, Watch},
+    bus::{Bus, Change, Lives, NO_REGISTRY, Registration, State, Subscription, Watch},
     client::{CallOptions, Client, Dial, Event, Options, Received, Stream},
     error::CallError,
     retry::{Next, RetryPolicy},

@@ -8,6 +8,7 @@ mod arrival;
 mod calls;
 mod inbox;
 mod line;
+mod lives;
 mod publish;
 mod publisher;
 mod registration;
@@ -39,6 +40,7 @@ use self::{
     publisher::{Publisher, Way},
 };
 pub use self::{
+    lives::Lives,
     registration::{NO_REGISTRY, Registration, State},
     subscription::Subscription,
     watching::{Change, Watch},

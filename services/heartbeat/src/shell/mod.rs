@@ -6,7 +6,6 @@
 mod absence;
 mod address;
 mod batch;
-mod lives;
 mod object;
 mod transport;
 
@@ -14,7 +13,7 @@ use std::{env, ffi::OsStr, future::poll_fn, os::fd::AsFd as _, task::Poll, time:
 
 use anyhow::Context as _;
 use daemon::{Context, clock};
-use endpoint::{Bus, CallOptions, Incoming, Registration, RetryPolicy, Server};
+use endpoint::{Bus, CallOptions, Incoming, Lives, Registration, RetryPolicy, Server};
 use protocol::{
     failure::{Code, Failure},
     heartbeat::{Missed, Row},
@@ -25,7 +24,6 @@ use tokio::sync::mpsc;
 
 use self::{
     absence::Absence,
-    lives::Lives,
     object::Forward,
     transport::{Happening, Noise, Transports},
 };
@@ -134,7 +132,7 @@ impl Shell {
             settings,
             transports,
             absence: Absence::new(clock::suspended()),
-            lives: Lives::watch(&bus),
+            lives: bus.lives(),
             server,
             bus,
             _registration: registration,

@@ -4,8 +4,8 @@
 //! The registry is one of our services. Where none is defined nobody is looked for; one that isn't there for the time of the
 //! retry policy is given up, until it is started.
 
-use endpoint::{Bus, Change, Registration, RetryPolicy, State};
-use protocol::{keeper::Phase, name::Name, registry::Subscribe};
+use endpoint::{Change, Lives, Registration, RetryPolicy, State};
+use protocol::{keeper::Phase, name::Name};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
@@ -59,7 +59,7 @@ impl Shell {
                 let _ = inbox.send(Inbound::RegistryGivenUp).await;
             }
         });
-        let sleep = tokio::spawn(resumed(self.bus.clone(), self.back.clone()));
+        let sleep = tokio::spawn(resumed(self.bus.lives(), self.back.clone()));
         self.membership = Some(Membership { registration, watcher, sleep });
         for slot in self.awaited.keys().copied().collect::<Vec<_>>() {
             self.watch_for(slot);
@@ -134,22 +134,11 @@ impl Shell {
 }
 
 /// Reports each new life of an image of the machine.
-async fn resumed(bus: Bus, inbox: mpsc::Sender<Inbound>) {
-    let patterns = vec![protocol::autorun::RESUMED.to_owned()];
-    let mut events = bus.subscribe(Subscribe { patterns, retained: false, ..Subscribe::default() });
+async fn resumed(mut lives: Lives, inbox: mpsc::Sender<Inbound>) {
     loop {
-        match events.next().await {
-            Ok(event) if event.topic == protocol::autorun::RESUMED => {
-                // Nobody listens where the supervisor is leaving.
-                let _ = inbox.send(Inbound::Resumed).await;
-            }
-            // The registry was away: nothing is concluded from that.
-            Ok(_) => {}
-            Err(failure) => {
-                tracing::warn!("the registry does not say when the machine has slept: {failure}");
-                return;
-            }
-        }
+        lives.next().await;
+        // Nobody listens where the supervisor is leaving.
+        let _ = inbox.send(Inbound::Resumed).await;
     }
 }
 

@@ -26,11 +26,20 @@ impl<P: Platform> Engine<P> {
     pub(super) fn resume(&mut self, now: Now) -> std::io::Result<()> {
         let resumed = self.take_up(now);
         resumed.map_err(|failure| std::io::Error::other(failure.text))?;
+        self.observe_boot(now);
+        Ok(())
+    }
+
+    /// Another life of an image of the machine began. Its loader took it for a boot.
+    pub(crate) fn born_again(&mut self, now: Now) {
+        self.observe_boot(now);
+    }
+
+    /// Loaders count every boot down: a healthy one gets its tries back.
+    fn observe_boot(&mut self, now: Now) {
         if self.watch.is_none() && self.start.running.is_some() && self.platform.boot().is_some() {
-            // Loaders count every boot down: a healthy one gets its tries back.
             self.observe(Vec::new(), now);
         }
-        Ok(())
     }
 
     fn take_up(&mut self, now: Now) -> Result<(), Failure> {

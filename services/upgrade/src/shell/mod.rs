@@ -131,6 +131,7 @@ async fn serve(setup: Setup, stream: StdStream, mut shutdown: Shutdown) -> anyho
     let work = move || Worker::new(settings, state, ended, images, outputs).run(&received);
     std::thread::Builder::new().name("writer".to_owned()).spawn(work)?;
     let mut reading = tokio::spawn(read(reader, inputs.clone()));
+    let mut lives = bus.lives();
     let mut shell = Shell::new(setup, folder, writer, inputs, bus);
     loop {
         let limit = shell.limit.as_ref().map(|limit| clock::instant(limit.due));
@@ -147,6 +148,7 @@ async fn serve(setup: Setup, stream: StdStream, mut shutdown: Shutdown) -> anyho
                 Some(said) => if shell.take(said).await.is_err() { break },
                 None => anyhow::bail!("the thread that writes has ended"),
             },
+            () = lives.next() => shell.born_again(),
             () = until(limit), if limit.is_some() => shell.over_limit(),
         }
     }
@@ -280,6 +282,11 @@ impl Shell {
             Output::Act(Action::Reboot { reason }) => self.reboot(reason),
         }
         Ok(())
+    }
+
+    fn born_again(&self) {
+        // Nobody hears it where the thread has ended, which is noticed elsewhere.
+        let _ = self.inputs.send(Input::BornAgain);
     }
 
     async fn say_ready(&mut self) -> io::Result<()> {

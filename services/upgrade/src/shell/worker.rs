@@ -53,6 +53,8 @@ pub(crate) enum Input {
     /// What is loaded and not what lies in its slot.
     Notes(Vec<String>),
     Verdict(u64, Result<(), String>),
+    /// Another life of an image of the machine.
+    BornAgain,
     End,
 }
 
@@ -195,6 +197,10 @@ impl Worker {
                 self.notes.extend(notes);
                 self.tell_status()?;
             }
+            Input::BornAgain => self.report(|engine, now| {
+                engine.born_again(now);
+                Ok(())
+            }),
             Input::Verdict(number, verdict) => {
                 let healthy = verdict.is_ok();
                 self.report(|engine, now| engine.verdict(number, verdict, now));

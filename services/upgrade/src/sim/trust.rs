@@ -146,8 +146,14 @@ impl Trusting {
     /// Installs to the end, but for the reboot of a set.
     fn install(&mut self, parcel: &Parcel) -> Result<u64, Failure> {
         let sent = self.send(parcel)?;
+        while self.engine.work(NOW)? == Work::More {}
+        self.act()?;
+        Ok(sent)
+    }
+
+    /// Does what the engine wants done; whatever is observed is healthy.
+    fn act(&mut self) -> Result<(), Failure> {
         let engine = &mut self.engine;
-        while engine.work(NOW)? == Work::More {}
         while let Some(action) = engine.poll_action() {
             match action {
                 Action::Switch(switch) => {
@@ -158,7 +164,7 @@ impl Trusting {
                 Action::Changed | Action::Reboot { .. } => {}
             }
         }
-        Ok(sent)
+        Ok(())
     }
 }
 
@@ -353,6 +359,19 @@ fn a_device_without_a_keyring_believes_nobody_and_says_what_to_do() {
     let first = [&length[..], &bytes, &signatures].concat();
     assert_eq!(engine.install_keyring(&first, false).unwrap_err().code, Code::Denied);
     assert_eq!(engine.install_keyring(&first, true), Ok(1));
+}
+
+#[test]
+fn a_set_has_all_its_tries_however_often_an_image_of_it_is_resumed() {
+    let mut device = Trusting::new();
+    device.act().unwrap();
+    for _ in 0..10 {
+        // The loader does not know that it is no boot.
+        assert_eq!(SimBoot::boot(&device.world), Ok(Letter::A));
+        device.engine.born_again(NOW);
+        device.act().unwrap();
+        assert_eq!(device.choice().tries, [3, 0]);
+    }
 }
 
 #[test]

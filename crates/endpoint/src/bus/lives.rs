@@ -1,21 +1,28 @@
-//! Hears that another life of an image of the machine began. Where there is no registry nobody says so, and the clocks have to do.
+//! Hears that another life of an image of the machine began, which no clock shows for certain.
 
 use std::future::pending;
 
-use endpoint::{Bus, Subscription};
 use protocol::{autorun::RESUMED, registry::Subscribe};
 
-pub(super) struct Lives(Option<Subscription>);
+use super::{Bus, Subscription};
 
-impl Lives {
-    pub(super) fn watch(bus: &Bus) -> Self {
+/// Whoever keeps what does not survive a sleep waits for [`next`](Self::next).
+pub struct Lives(Option<Subscription>);
+
+impl Bus {
+    /// Each new life of an image of the machine from now on.
+    #[must_use]
+    pub fn lives(&self) -> Lives {
         let patterns = vec![RESUMED.to_owned()];
         let subscribe = Subscribe { patterns, retained: false, ..Subscribe::default() };
-        Self(Some(bus.subscribe(subscribe)))
+        Lives(Some(self.subscribe(subscribe)))
     }
+}
 
-    /// Returns when another life began.
-    pub(super) async fn next(&mut self) {
+impl Lives {
+    /// Returns when another life began; never where the registry does not say so, which is logged once. May be given up and
+    /// called again.
+    pub async fn next(&mut self) {
         while let Some(subscription) = &mut self.0 {
             match subscription.next().await {
                 Ok(event) if event.topic == RESUMED => return,
