@@ -1,14 +1,24 @@
-//! Any bytes as a record of the autorun journal, with and without a right checksum, and as both slots of a journal: no panic, what is
-//! read is written back as the same bytes, and after a write the newest record is the one that was written.
+//! Any bytes as a record of the autorun journal, and as a head of an image's device, with and without a right checksum, and as both slots
+//! of either: no panic, what is read is written back as the same bytes, and after a write the newest one is the one that was written. No
+//! head is believed that speaks of more than its device has room for.
 #![no_main]
 
 use std::convert::Infallible;
 
 use libfuzzer_sys::fuzz_target;
-use vestal_autorun::journal::{Block, Disk, Journal, RECORD, Record};
+use vestal_autorun::{
+    image::{Head, Heads},
+    journal::{Block, Disk, Journal, RECORD, Record},
+};
 
 /// Where the checksum of a record is.
 const SUM: usize = RECORD - 4;
+
+/// How a record of the journal begins, and a head.
+const JOURNAL: &[u8; 8] = b"VAUTORN1";
+const HEAD: &[u8; 8] = b"VAUTOIM1";
+/// What a device has room for.
+const ROOM: u64 = 1 << 32;
 
 struct Memory([Box<Block>; 2]);
 
@@ -32,14 +42,17 @@ impl Disk for Memory {
 fuzz_target!(|bytes: &[u8]| {
     let (first, second) = bytes.split_at(bytes.len() / 2);
     let slots = [block(first), block(second)];
-    for slot in &slots {
-        check(slot);
-        check(&whole(slot));
+    let [records, heads] =
+        [JOURNAL, HEAD].map(|magic| slots.each_ref().map(|slot| whole(slot, magic)));
+    for block in slots.iter().chain(&records).chain(&heads) {
+        check(block);
     }
-    let [first, second] = slots;
-    check_journal(Memory([first.clone(), second.clone()]));
-    check_journal(Memory([whole(&first), whole(&second)]));
-    check_journal(Memory([whole(&first), second]));
+    check_journal(Memory(slots.clone()));
+    check_journal(Memory([records[0].clone(), slots[1].clone()]));
+    check_journal(Memory(records));
+    check_heads(Memory(slots.clone()));
+    check_heads(Memory([heads[0].clone(), slots[1].clone()]));
+    check_heads(Memory(heads));
 });
 
 /// The bytes, as far as they go, and zeros.
@@ -51,9 +64,9 @@ fn block(bytes: &[u8]) -> Box<Block> {
 }
 
 /// As it would be with a right beginning and a right checksum.
-fn whole(block: &Block) -> Box<Block> {
+fn whole(block: &Block, magic: &[u8; 8]) -> Box<Block> {
     let mut block = Box::new(*block);
-    block[..8].copy_from_slice(b"VAUTORN1");
+    block[..8].copy_from_slice(magic);
     let sum = crc32c(&block[..SUM]);
     block[SUM..].copy_from_slice(&sum.to_le_bytes());
     block
@@ -63,6 +76,23 @@ fn check(block: &Block) {
     if let Ok(record) = Record::decode(block) {
         assert!(*record.encode() == *block, "what is read is written back otherwise");
     }
+    if let Ok(head) = Head::decode(block, ROOM) {
+        assert!(*head.encode() == *block, "a head that is read is written back otherwise");
+        assert!(head.length <= ROOM, "a head that is longer than its device");
+    }
+}
+
+fn check_heads(memory: Memory) {
+    let mut heads = Heads::new(memory, ROOM);
+    let Ok(Some(found)) = heads.read() else { return };
+    let next = Head { tries: 3 - found.tries, ..found.clone() };
+    // Not after the last of all sequences.
+    let Ok(()) = heads.write(&next) else { return };
+    let read = heads.read().expect("it was just written").expect("it was just written");
+    assert!(found.sequence < read.sequence, "an older one than the newest");
+    assert!(read == Head { sequence: read.sequence, ..next }, "what was written is not read");
+    heads.destroy().expect("memory takes everything");
+    assert!(heads.read() == Ok(None), "a destroyed head is read");
 }
 
 fn check_journal(memory: Memory) {

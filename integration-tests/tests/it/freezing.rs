@@ -171,9 +171,9 @@ fn the_broker_and_the_supervisor_hear_that_the_machine_was_resumed() {
     // Only the engine may say so: this plays it.
     let device = suite(&["autorun"]);
     device.ctl_ok(&["wait-for", "heartbeat"]);
-    until("both have subscribed", || {
+    until("they and the upgrade agent have subscribed", || {
         let subscribers = device.json(&["registry", "status"])["subscribers"].to_string();
-        (subscribers.matches("autorun.resumed").count() == 2).then_some(())
+        (subscribers.matches("autorun.resumed").count() == 3).then_some(())
     });
     let before = count(&device, "machine/stalls");
     let event = r#"{"topic":"autorun.resumed","data":{"kind":"hibernate","generation":1,"run":"ab","ordinal":1,"off_ms":0}}"#;

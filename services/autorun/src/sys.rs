@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    ioctl::{NoArg, Opcode, ioctl, opcode},
+    ioctl::{Getter, NoArg, Opcode, ioctl, opcode},
     process::{Signal, set_parent_process_death_signal},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
@@ -25,6 +25,11 @@ const FREEZE: Opcode = opcode::read_write::<c_int>(b'X', 119);
 const THAW: Opcode = opcode::read_write::<c_int>(b'X', 120);
 /// `RNDRESEEDCRNG` of linux/random.h.
 const RESEED: Opcode = opcode::none(b'R', 7);
+/// Of linux/suspend_ioctls.h.
+const SNAPSHOT_FREEZE: Opcode = opcode::none(b'3', 1);
+const SNAPSHOT_RESTORE: Opcode = opcode::none(b'3', 4);
+const SNAPSHOT_SIZE: Opcode = opcode::read::<i64>(b'3', 14);
+const SNAPSHOT_CREATE: Opcode = opcode::write::<c_int>(b'3', 17);
 
 /// Nothing is written to this file system any more, until [`thaw`].
 pub(crate) fn freeze(folder: &File) -> io::Result<()> {
@@ -47,6 +52,46 @@ pub(crate) fn reseed(urandom: &File) -> io::Result<()> {
     let reseed = unsafe { NoArg::<RESEED>::new() };
     // SAFETY: as above.
     unsafe { ioctl(urandom.as_fd(), reseed) }.map_err(Into::into)
+}
+
+/// Every other process stands still from now on, until the device is closed.
+pub(crate) fn snapshot_freeze(device: &File) -> io::Result<()> {
+    // SAFETY: it has no argument.
+    let freeze = unsafe { NoArg::<SNAPSHOT_FREEZE>::new() };
+    // SAFETY: as above.
+    unsafe { ioctl(device.as_fd(), freeze) }.map_err(Into::into)
+}
+
+/// Takes the image. Whether this is the life in which it was taken: it comes back in every life of the image, too.
+pub(crate) fn snapshot_create(device: &File) -> io::Result<bool> {
+    // SAFETY: the kernel writes one int, whatever its number says of the direction.
+    let create = unsafe { Getter::<SNAPSHOT_CREATE, c_int>::new() };
+    // SAFETY: as above.
+    let first: c_int = unsafe { ioctl(device.as_fd(), create) }?;
+    Ok(first != 0)
+}
+
+/// Octets of the stream.
+pub(crate) fn snapshot_size(device: &File) -> io::Result<u64> {
+    // SAFETY: the kernel writes one loff_t, which has 64 bits everywhere.
+    let size = unsafe { Getter::<SNAPSHOT_SIZE, i64>::new() };
+    // SAFETY: as above.
+    let size: i64 = unsafe { ioctl(device.as_fd(), size) }?;
+    u64::try_from(size).map_err(|_| io::Error::other(format!("an image of {size} octets")))
+}
+
+/// Goes on in the image that was written to the device. Comes back only where that failed.
+pub(crate) fn snapshot_restore(device: &File) -> io::Result<()> {
+    // SAFETY: it has no argument.
+    let restore = unsafe { NoArg::<SNAPSHOT_RESTORE>::new() };
+    // SAFETY: as above.
+    unsafe { ioctl(device.as_fd(), restore) }.map_err(Into::into)
+}
+
+/// Everything that this process has, and will have, stays in memory: nobody could bring it back while all others stand still.
+pub(crate) fn lock_memory() -> io::Result<()> {
+    // SAFETY: two flags; nothing is written.
+    checked(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) })
 }
 
 pub(crate) fn swap_on(path: &Path) -> io::Result<()> {
@@ -105,6 +150,8 @@ mod tests {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm"))]
     fn the_numbers_are_those_of_the_kernels_headers() {
         assert_eq!((FREEZE, THAW, RESEED), (0xC004_5877, 0xC004_5878, 0x5207));
+        assert_eq!((SNAPSHOT_FREEZE, SNAPSHOT_RESTORE), (0x3301, 0x3304));
+        assert_eq!((SNAPSHOT_SIZE, SNAPSHOT_CREATE), (0x8008_330E, 0x4004_3311));
     }
 
     #[test]

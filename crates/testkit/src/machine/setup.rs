@@ -30,6 +30,7 @@ pub struct Setup<'image> {
     words: Vec<String>,
     memory: u32,
     reboots: bool,
+    kernel: &'static str,
     disk: Option<fn(&Path, &Path) -> Vec<OsString>>,
     contents: Vec<(String, PathBuf)>,
     forwards: Vec<(&'static str, u16)>,
@@ -46,6 +47,7 @@ impl<'image> Setup<'image> {
             words: Vec::new(),
             memory: 256,
             reboots: true,
+            kernel: "vmlinux",
             disk: None,
             contents: Vec::new(),
             forwards: vec![("tcp", 7421)],
@@ -84,6 +86,14 @@ impl<'image> Setup<'image> {
     #[must_use]
     pub fn without_reboots(mut self) -> Self {
         self.reboots = false;
+        self
+    }
+
+    /// The kernel is started by firmware, as it is packed: this takes seconds longer, but after a suspend the machine wakes up, which
+    /// else boots again. Not with [`Setup::without_reboots`]: a wake-up is a reset, too.
+    #[must_use]
+    pub fn packed_kernel(mut self) -> Self {
+        self.kernel = "vmlinuz";
         self
     }
 
@@ -201,7 +211,7 @@ impl<'image> Setup<'image> {
             (Start::Loader, _) => return,
         };
         let words = self.words.iter().map(|word| format!(" {word}")).collect::<String>();
-        qemu.arg("-kernel").arg(self.image.path("vmlinux"));
+        qemu.arg("-kernel").arg(self.image.path(self.kernel));
         qemu.arg("-initrd").arg(self.image.path("initramfs.gz"));
         qemu.arg("-append").arg(format!("{WORDS} {slot}{words}"));
     }

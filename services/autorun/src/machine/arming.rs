@@ -260,7 +260,8 @@ impl Engine {
 
     pub(super) fn write_image(&mut self, kind: Sleep, back_end: Option<BackEnd>, now: Moment) {
         let work = self.work(What::Write, WRITE_LIMIT, now);
-        self.actions.push_back(Action::WriteImage { work, kind, back_end });
+        let image = self.record.image;
+        self.actions.push_back(Action::WriteImage { work, kind, back_end, image });
     }
 
     /// The call that puts the machine to sleep came back, in this life or in another one.

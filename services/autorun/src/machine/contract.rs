@@ -30,6 +30,8 @@ pub(crate) struct Found {
     /// `RUN_DIR/autorun/plan`: an engine was killed before it had taken back what it prepared.
     pub(crate) plan: Option<Plan>,
     pub(crate) journal: Option<Record>,
+    /// Why the image on its own device is not resumed any more.
+    pub(crate) verdict: Option<String>,
     pub(crate) clocks: Samples,
 }
 
@@ -179,8 +181,10 @@ pub(crate) enum Action {
         work: WorkId,
         kind: Sleep,
         back_end: Option<BackEnd>,
+        /// The id that it has in the journal.
+        image: [u8; 32],
     },
-    /// [`Outcome::Saved`], when it is durable.
+    /// [`Outcome::Saved`], when it is durable. With the stage Done the image's tries begin anew.
     Save {
         work: WorkId,
         record: Box<Record>,

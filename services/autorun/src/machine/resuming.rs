@@ -211,13 +211,13 @@ impl Engine {
         match (step, resuming.scope) {
             (After::Read, _) => {
                 if let Err(why) = self.journal_read(result) {
-                    return self.mismatch(why, false, now);
+                    return self.mismatch(why, now);
                 }
             }
             (After::Reseed, scope) => self.reseeded(result, scope),
             (After::Guard, _) => {
                 if let Err(why) = result {
-                    return self.mismatch(why, true, now);
+                    return self.mismatch(why, now);
                 }
             }
             (After::Record, _) => self.recorded_life(result),
@@ -342,8 +342,10 @@ impl Engine {
         }
     }
 
-    /// What the image has in memory isn't what is on the disks. No write may come before the way out.
-    fn mismatch(&mut self, why: String, ours: bool, now: Moment) {
+    /// What the image has in memory isn't what is on the disks. No write may come before the way out but the journal's: whoever
+    /// puts this image back before each boot would have it resumed for ever. Where the journal is about another image, that one is
+    /// lost with it: there is one place for an image, and this one was in it.
+    fn mismatch(&mut self, why: String, now: Moment) {
         if self.settings.on_mismatch == OnMismatch::Continue {
             self.record.ordinal = self.record.ordinal.max(1);
             self.note(why);
@@ -352,11 +354,14 @@ impl Engine {
         if let Stage::Resuming(Resuming { call: Some(call), .. }) = self.stage {
             self.answer(call, Err(Failure::new(Code::Failed, why.clone())));
         }
-        if ours && self.settings.journal.is_some() {
-            self.record.image = [0; 32];
-            self.touch(true);
-        }
+        self.void();
         self.end(End::Reboot(why));
+    }
+
+    /// No image may be resumed at the next boot, nor at any later one.
+    pub(super) fn void(&mut self) {
+        self.record.image = [0; 32];
+        self.touch(true);
     }
 
     fn publish_resumed(&mut self) {

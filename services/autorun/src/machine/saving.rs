@@ -119,8 +119,7 @@ impl Engine {
                     let text = "without a journal an image can't be invalidated; set journal in autorun.toml";
                     return self.answer(call, Err(Failure::new(Code::Unsupported, text)));
                 }
-                self.record.image = [0; 32];
-                self.touch(true);
+                self.void();
                 self.saving.asking.push((self.saving.version, call));
                 self.reason = Some(reason);
             }

@@ -18,6 +18,7 @@ impl Engine {
         self.plan = found.plan;
         let Some(current) = found.current else {
             self.record = found.journal.unwrap_or_default();
+            self.reason = found.verdict;
             if self.plan.is_some() {
                 self.take_back(KILLED.to_owned(), None, now);
             }

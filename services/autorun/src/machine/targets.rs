@@ -396,7 +396,8 @@ impl Engine {
         if reboots && scope == Scope::Trial {
             self.note(format!("{reason}; after a resume the device would now reboot cold"));
         } else if reboots {
-            self.touch(scope == Scope::Life);
+            // Else the next boot would not be a cold one, but another life of the same image.
+            self.void();
             self.end(End::Reboot(reason));
         }
     }

@@ -21,6 +21,7 @@ impl Engine {
             ordinal: self.counted.then_some(self.record.ordinal),
             back_end: match self.settings.back_end {
                 BackEnd::Auto => "auto",
+                BackEnd::Snapshot => "snapshot",
                 BackEnd::Sysfs => "sysfs",
                 BackEnd::Exec => "exec",
                 BackEnd::None => "none",

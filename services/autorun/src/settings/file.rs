@@ -22,9 +22,10 @@ use crate::journal::{RECORD, TARGETS_MAX};
 
 const FILE: &str = "autorun.toml";
 const FOLDER: &str = "autorun.d";
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "journal",
     "back-end",
+    "image",
     "exec",
     "linger",
     "parallel",
@@ -166,12 +167,14 @@ fn read(top: &Table<'_>) -> Settings {
     let unmount = paths(top, "unmount");
     let settings = Settings {
         journal: top.get("journal").and_then(|item| place(&item)),
-        back_end: match word("back-end", &["auto", "sysfs", "exec", "none"]) {
-            Some(1) => BackEnd::Sysfs,
-            Some(2) => BackEnd::Exec,
-            Some(3) => BackEnd::None,
+        back_end: match word("back-end", &["auto", "snapshot", "sysfs", "exec", "none"]) {
+            Some(1) => BackEnd::Snapshot,
+            Some(2) => BackEnd::Sysfs,
+            Some(3) => BackEnd::Exec,
+            Some(4) => BackEnd::None,
             _ => BackEnd::Auto,
         },
+        image: top.path("image"),
         exec: top.get("exec").map(|item| command(&item)).unwrap_or_default(),
         linger: match word("linger", &["exit", "stay"]) {
             Some(1) => Linger::Stay,
@@ -210,6 +213,22 @@ fn read(top: &Table<'_>) -> Settings {
         && settings.exec.is_empty()
     {
         item.wrong("\"exec\" needs to know what to run: exec = [\"/usr/bin/fast-boot\"]");
+    }
+    if let Some(item) = top.get("back-end").filter(|_| settings.back_end == BackEnd::Snapshot)
+        && settings.image.is_none()
+    {
+        item.wrong("\"snapshot\" needs a device: image = \"/dev/disk/by-partlabel/image\"");
+    }
+    if let (Some(item), Some(image)) = (top.get("image"), &settings.image) {
+        match &settings.journal {
+            Some(place) if place.path == *image => {
+                item.wrong("the journal is there; an image needs a device of its own");
+            }
+            Some(_) => {}
+            None => item.wrong(
+                "without a journal nobody knows whether it may be resumed; set journal, too",
+            ),
+        }
     }
     settings
 }

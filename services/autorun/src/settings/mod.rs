@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     /// Without one nothing is counted over the lives of an image.
     pub(crate) journal: Option<Place>,
     pub(crate) back_end: BackEnd,
+    /// The device that the back end `snapshot` writes the image to; nobody else's.
+    pub(crate) image: Option<PathBuf>,
     /// What the back end `exec` runs: a vendor's fast boot.
     pub(crate) exec: Vec<String>,
     pub(crate) linger: Linger,
@@ -59,6 +61,8 @@ pub(crate) struct Place {
 pub(crate) enum BackEnd {
     /// The first that works here.
     Auto,
+    /// `/dev/snapshot`, to a device that the kernel never erases.
+    Snapshot,
     /// `/sys/power/state`.
     Sysfs,
     Exec,
@@ -197,6 +201,7 @@ impl Default for Settings {
         Self {
             journal: None,
             back_end: BackEnd::Auto,
+            image: None,
             exec: Vec::new(),
             linger: Linger::Exit,
             parallel: 4,

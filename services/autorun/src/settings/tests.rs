@@ -152,6 +152,26 @@ fn mistakes_of_all_files_are_told_at_once() {
 }
 
 #[test]
+fn an_image_has_a_device_of_its_own_and_a_journal_that_is_elsewhere() {
+    for (text, expected) in [
+        ("back-end = \"snapshot\"\n", "autorun.toml:1: back-end: \"snapshot\" needs a device"),
+        ("image = \"/dev/a\"\n", "autorun.toml:1: image: without a journal nobody knows"),
+        (
+            "journal = \"/dev/a\"\nimage = \"/dev/a\"\n",
+            "autorun.toml:2: image: the journal is there",
+        ),
+        ("journal = \"/dev/a\"\nimage = \"a\"\n", "autorun.toml:2: image: "),
+    ] {
+        let told = folder(&[("autorun.toml", text)]).unwrap_err();
+        assert!(told.contains(expected), "{told}");
+    }
+    let text = "journal = \"/dev/a\"\nimage = \"/dev/b\"\nback-end = \"snapshot\"\n";
+    let settings = folder(&[("autorun.toml", text)]).unwrap();
+    assert_eq!(settings.image.as_deref(), Some(Path::new("/dev/b")));
+    assert_eq!(settings.back_end, BackEnd::Snapshot);
+}
+
+#[test]
 fn what_only_the_files_together_show_is_refused() {
     let target = |after: &str, more: &str| format!("command = [\"/x\"]\nafter = [{after}]\n{more}");
     let told = |files: &[(&str, String)]| {
@@ -189,6 +209,6 @@ fn the_shipped_example_is_right() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/autorun");
     let settings = load(Some(&shipped), &accounts()).unwrap();
     let names: Vec<&str> = settings.targets.iter().map(|target| target.name.as_str()).collect();
-    assert_eq!(names, ["count", "logo", "recorder", "ui"]);
-    assert!(settings.journal.is_some() && settings.guard.len() == 1);
+    assert_eq!(names, ["count", "logo", "recorder", "ui", "upgrade"]);
+    assert!(settings.journal.is_some() && settings.image.is_some() && settings.guard.len() == 1);
 }

@@ -1,5 +1,5 @@
-//! Who writes the image: the kernel (`sysfs`), a vendor's program (`exec`), or somebody else (`none`). What would make it fail
-//! is looked for before anything is stopped.
+//! Who writes the image: we ourselves ([`snapshot`]), the kernel (`sysfs`), a vendor's program (`exec`), or somebody else (`none`).
+//! What would make it fail is looked for before anything is stopped.
 //!
 //! `/sys/power/state` is written by a child of its own, `vestal-autorun --write-image KIND`: its successful end is the next life.
 
@@ -7,7 +7,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
     os::unix::process::CommandExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
 
@@ -15,7 +15,10 @@ use protocol::autorun::{Check, Sleep};
 
 use super::{
     hands::Hands,
-    raw::{Slots, superblock},
+    mounts::{self, mounted},
+    raw::{ImageDevice, Slots, superblock},
+    restore::RESTORE,
+    snapshot,
     world::World,
 };
 use crate::{journal::Disk as _, settings::BackEnd, sys};
@@ -36,6 +39,13 @@ pub(super) struct Swap {
     free: u64,
 }
 
+impl Swap {
+    /// Its content is in the image.
+    fn is_memory(&self) -> bool {
+        self.path.starts_with("/dev/zram")
+    }
+}
+
 /// What a back end is called, and why it was chosen.
 #[derive(Debug)]
 pub(super) struct Chosen {
@@ -44,20 +54,40 @@ pub(super) struct Chosen {
 }
 
 /// The child's part. Exit code 0: the machine slept, and this is the life after it.
-pub(crate) fn write(kind: Option<&str>) -> ExitCode {
-    let kind = match kind {
-        Some("hibernate") => Sleep::Hibernate,
-        Some("suspend") => Sleep::Suspend,
+pub(crate) fn write(mut args: impl Iterator<Item = String>) -> ExitCode {
+    let world = World::find();
+    let kind = args.next();
+    let written = match (kind.as_deref(), args.next(), args.next().as_deref().and_then(id)) {
+        (Some("hibernate"), ..) => write_state(&world, Sleep::Hibernate).map(|()| ""),
+        (Some("suspend"), ..) => write_state(&world, Sleep::Suspend).map(|()| ""),
+        (Some(snapshot::KIND), Some(device), Some(image)) => {
+            snapshot::write(&world, Path::new(&device), image).map(|()| snapshot::WOKE)
+        }
         _ => return ExitCode::from(2),
     };
-    match write_state(&World::find(), kind) {
-        Ok(()) => ExitCode::SUCCESS,
+    match written {
+        Ok(word) => {
+            print!("{word}");
+            ExitCode::SUCCESS
+        }
         Err(why) => {
             // Read by who started us.
             print!("{why}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// From the digits of an image's id.
+fn id(digits: &str) -> Option<[u8; 32]> {
+    let mut id = [0; 32];
+    if digits.len() != 2 * id.len() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (at, octet) in id.iter_mut().enumerate() {
+        *octet = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(id)
 }
 
 fn write_state(world: &World, kind: Sleep) -> Result<(), String> {
@@ -112,21 +142,79 @@ impl Hands {
                 return runnable(Path::new(&self.settings.exec[0]))
                     .and_then(|()| named("it was asked for"));
             }
-            BackEnd::Sysfs => {
-                return self.kernel(kind).and_then(|why| named(&why));
+            BackEnd::Snapshot if kind == Sleep::Hibernate => {
+                return self.own().and_then(|why| named(&why));
+            }
+            BackEnd::Snapshot | BackEnd::Sysfs => {
+                // A suspend needs no image: memory stays.
+                let why = self.kernel(kind)?;
+                return Ok(Chosen { back_end: BackEnd::Sysfs, why });
             }
             BackEnd::Auto => {}
         }
+        let mut before = String::new();
+        if self.settings.image.is_some() && kind == Sleep::Hibernate {
+            match self.own() {
+                Ok(why) => return Ok(Chosen { back_end: BackEnd::Snapshot, why }),
+                Err(why) => before = format!("not snapshot: {why}; "),
+            }
+        }
         match self.kernel(kind) {
-            Ok(why) => Ok(Chosen { back_end: BackEnd::Sysfs, why }),
+            Ok(why) => Ok(Chosen { back_end: BackEnd::Sysfs, why: format!("{before}{why}") }),
             Err(why) if !self.settings.exec.is_empty() => {
                 runnable(Path::new(&self.settings.exec[0]))?;
-                Ok(Chosen { back_end: BackEnd::Exec, why: format!("not sysfs: {why}") })
+                Ok(Chosen { back_end: BackEnd::Exec, why: format!("{before}not sysfs: {why}") })
             }
             Err(why) => Err(format!(
-                "{why}; where another program writes the image, set back-end = \"none\" in autorun.toml"
+                "{before}{why}; where another program writes the image, set back-end = \"none\" in autorun.toml"
             )),
         }
+    }
+
+    /// Why we can do it ourselves, or why not.
+    fn own(&self) -> Result<String, String> {
+        let path = self.settings.image.as_ref();
+        let path = path.ok_or("back end snapshot: no device; set image in autorun.toml")?;
+        self.offers_hibernation()?;
+        let snapshot = self.world.at(snapshot::DEVICE);
+        if !snapshot.exists() {
+            return Err(format!(
+                "{} is not there; build the kernel with CONFIG_HIBERNATION_SNAPSHOT_DEV",
+                snapshot::DEVICE
+            ));
+        }
+        let told = |error: io::Error| format!("image {}: {error}", path.display());
+        let device = ImageDevice::open(&self.world.device(path)).map_err(told)?;
+        let needed = self.image_size()?;
+        if device.room < needed {
+            let (room, needed) = (device.room >> 20, needed >> 20);
+            return Err(format!(
+                "{} has room for {room} MiB, and the image needs about {needed}; enlarge it, or lower {SIZE}",
+                path.display()
+            ));
+        }
+        let stays = swaps(&self.world)?.into_iter().find(|swap| {
+            let listed = |listed: &PathBuf| {
+                let at = self.world.device(listed);
+                listed == Path::new(&swap.path)
+                    || fs::canonicalize(at).is_ok_and(|real| real == Path::new(&swap.path))
+            };
+            !swap.is_memory() && !self.settings.swapoff.iter().any(listed)
+        });
+        if let Some(Swap { path, .. }) = stays {
+            return Err(format!(
+                "the swap {path} is a part of the image's memory, and changes from life to life; list it in swapoff"
+            ));
+        }
+        Ok(format!("{} is there, and the image fits into {}", snapshot::DEVICE, path.display()))
+    }
+
+    fn offers_hibernation(&self) -> Result<(), String> {
+        let modes = self.world.text(DISK).map_err(|error| format!("{DISK}: {error}"))?;
+        if offers(&modes, "disabled") {
+            return Err(format!("{DISK}: hibernation is disabled (nohibernate, or lockdown)"));
+        }
+        Ok(())
     }
 
     /// Why the kernel can do it, or why not.
@@ -140,10 +228,7 @@ impl Hands {
         if kind == Sleep::Suspend {
             return Ok(format!("{STATE} offers mem"));
         }
-        let modes = world.text(DISK).map_err(|error| format!("{DISK}: {error}"))?;
-        if offers(&modes, "disabled") {
-            return Err(format!("{DISK}: hibernation is disabled (nohibernate, or lockdown)"));
-        }
+        self.offers_hibernation()?;
         let (swap, resume) = self.resume_device()?;
         let free = swap.free;
         let needed = self.image_size()?;
@@ -210,6 +295,9 @@ impl Hands {
                 let fake =
                     if self.world.is_fake() { ", on a machine that is a folder" } else { "" };
                 check.notes.push(format!("back end {}: {why}{fake}", name(back_end)));
+                if back_end == BackEnd::Snapshot {
+                    check.notes.extend(self.note_of_root());
+                }
             }
             Err(why) => check.problems.push(why),
         }
@@ -232,6 +320,19 @@ impl Hands {
             }
         }
         check
+    }
+
+    /// Where the root file system can't be looked into without being written, nobody asks us before it is mounted.
+    fn note_of_root(&self) -> Option<String> {
+        let mounted = mounted(&self.world).ok()?;
+        let kind = &mounts::at(&mounted, Path::new("/"))?.kind;
+        let asks = ["squashfs", "erofs"].contains(&kind.as_str());
+        (!asks).then(|| {
+            format!(
+                "the root file system is {kind}: the initramfs of scripts/image resumes the image only where it is squashfs or \
+                 EROFS; another initramfs has to run vestal-autorun {RESTORE}"
+            )
+        })
     }
 
     fn check_devices(&self) -> Vec<String> {
@@ -257,6 +358,7 @@ impl Hands {
 pub(super) fn name(back_end: BackEnd) -> &'static str {
     match back_end {
         BackEnd::Auto => "auto",
+        BackEnd::Snapshot => "snapshot",
         BackEnd::Sysfs => "sysfs",
         BackEnd::Exec => "exec",
         BackEnd::None => "none",

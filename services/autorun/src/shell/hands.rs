@@ -22,10 +22,11 @@ use super::{
     mounts::{self, mounted},
     notes::Notes,
     raw::{Slots, superblock},
+    restore,
     world::World,
 };
 use crate::{
-    journal::{Journal, Record},
+    journal::{Journal, Record, Stage},
     machine::{Entropy, Outcome, Step, To},
     settings::Settings,
     sys,
@@ -95,6 +96,12 @@ impl Hands {
                 self.with_journal(|journal| journal.write(record).map(|_| ()))
             }
         };
+        if let (Stage::Done, Some(path)) = (record.stage, &self.settings.image)
+            && to != To::Current
+            && let Err(why) = restore::proven(&self.world, path, record.image)
+        {
+            tracing::error!("this life is counted as one that was not done: {why}");
+        }
         let current = match to {
             To::Journal => Ok(()),
             To::Current | To::Both => self.notes.save_current(record),

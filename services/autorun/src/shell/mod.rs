@@ -7,10 +7,13 @@ mod hands;
 mod mounts;
 mod notes;
 mod object;
+mod offline;
 mod probe;
 mod programs;
 mod raw;
+pub(crate) mod restore;
 mod services;
+mod snapshot;
 mod works;
 mod world;
 
@@ -73,16 +76,27 @@ pub(crate) fn settings(places: &Places) -> Result<Settings, String> {
     settings::load(places.config.as_deref(), &accounts)
 }
 
+/// What a step of this process works with.
+fn hands(places: &Places, settings: Settings) -> anyhow::Result<Hands> {
+    let world = World::find();
+    let boot = world.text(BOOT).unwrap_or_default();
+    let notes = Notes::open(&places.run, &boot).map_err(anyhow::Error::msg)?;
+    let pen = Arc::new(Mutex::new(()));
+    Ok(Hands { world, settings: Arc::new(settings), notes, pen })
+}
+
+/// Invalidates the image without an engine. The caller holds the engine's lock.
+pub(crate) fn invalidate(places: &Places, settings: Settings, reason: &str) -> anyhow::Result<()> {
+    offline::invalidate(&hands(places, settings)?).map_err(anyhow::Error::msg)?;
+    tracing::warn!("the image was invalidated without the engine: {reason}");
+    Ok(())
+}
+
 impl Shell {
     /// Finds out where it is, and serves the object.
     pub(crate) fn open(daemon: &mut Context, settings: Settings) -> anyhow::Result<Self> {
-        let world = World::find();
         let run = daemon.places.run.clone();
-        let boot = world.text(BOOT).unwrap_or_default();
-        let notes = Notes::open(&run, &boot).map_err(anyhow::Error::msg)?;
-        let settings = Arc::new(settings);
-        let pen = Arc::new(Mutex::new(()));
-        let hands = Hands { world, settings: Arc::clone(&settings), notes, pen };
+        let hands = hands(&daemon.places, settings)?;
         let found = found(&hands);
         let bus = Bus::new(&run, endpoint::Options::default());
         let supervisor =
@@ -90,7 +104,7 @@ impl Shell {
         let (inbox, calls) = mpsc::channel(CALLS);
         let server = serve(daemon, &bus, Forward { inbox })?;
         let registration = bus.register(&server, daemon.socket_path(), RetryPolicy::DEFAULT);
-        let engine = Engine::new(settings.as_ref().clone(), found, clock::now());
+        let engine = Engine::new(hands.settings.as_ref().clone(), found, clock::now());
         Ok(Self {
             engine,
             works: Works::new(&hands.world, supervisor, bus.clone(), run),
@@ -258,6 +272,7 @@ fn found(hands: &Hands) -> Found {
         current: or_none(hands.notes.current()),
         plan: or_none(hands.notes.plan()),
         journal,
+        verdict: restore::verdict(&hands.world, &hands.settings),
         clocks: hands.world.samples(),
     }
 }

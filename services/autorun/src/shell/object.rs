@@ -104,11 +104,13 @@ pub(super) fn request(call: &Incoming, now: impl FnOnce() -> Samples) -> Result<
 fn back_end_of(word: &str) -> Result<BackEnd, Failure> {
     match word {
         "auto" => Ok(BackEnd::Auto),
+        "snapshot" => Ok(BackEnd::Snapshot),
         "sysfs" => Ok(BackEnd::Sysfs),
         "exec" => Ok(BackEnd::Exec),
         "none" => Ok(BackEnd::None),
         other => {
-            let text = format!("back_end {other:.32?} is not known: auto, sysfs, exec or none");
+            let text =
+                format!("back_end {other:.32?} is not known: auto, snapshot, sysfs, exec or none");
             Err(Failure::new(Code::InvalidArgument, text))
         }
     }

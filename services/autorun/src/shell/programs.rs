@@ -5,23 +5,28 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd as _, OwnedFd},
         unix::process::{CommandExt as _, ExitStatusExt as _},
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
 use protocol::name::Name;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use rustix::{
+    io::Errno,
+    process::{
+        Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open, waitpid,
+    },
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
 };
 
 use super::world::World;
-use crate::{settings::Identity, sys};
+use crate::{clone, settings::Identity, sys};
 
 /// Names the target in the environment of its program and of all that it starts.
 pub(super) const TARGET: &str = "VESTAL_AUTORUN_TARGET";
@@ -43,7 +48,7 @@ const LOOKS: u32 = 40;
 
 /// A program that runs. Dropped, it is killed with all that it started.
 pub(super) struct Program {
-    child: Option<Child>,
+    child: Option<Born>,
     pid: Pid,
     pidfd: AsyncFd<OwnedFd>,
     group: Option<Group>,
@@ -51,9 +56,19 @@ pub(super) struct Program {
     trace: Option<(PathBuf, Name)>,
 }
 
+/// A child of ours that was not waited for yet.
+enum Born {
+    Spawned(Child),
+    Cloned(Pid),
+}
+
 /// A cgroup.
 #[derive(Debug)]
-struct Group(PathBuf);
+struct Group {
+    path: PathBuf,
+    /// Nothing in it was ever killed: what is born into one where something was is killed, seen on Linux 6.18.
+    fresh: bool,
+}
 
 /// Whose program it is.
 #[derive(Clone, Debug)]
@@ -87,23 +102,20 @@ impl Program {
         let name = command.get_program().display().to_string();
         let told = |error: io::Error| format!("{name}: {error}");
         let mut group = owner.and_then(|owner| Group::make(owner.own.as_deref()?, owner));
-        let mut entry = None;
-        if let Some(made) = &group {
-            match OpenOptions::new().write(true).open(made.0.join("cgroup.procs")) {
-                Ok(open) => entry = Some(OwnedFd::from(open)),
-                Err(_) => group = None,
-            }
-        }
         if let Some(owner) = owner {
             command.env("VESTAL_RUN_DIR", &owner.run).env(TARGET, owner.target.as_str());
         }
         let own = rustix::process::geteuid();
         let identity = identity.filter(|it| own.is_root() || it.uid != own.as_raw());
-        if entry.is_some() || identity.is_some() {
-            sys::prepare(&mut command, entry, identity);
-        }
-        let child = command.process_group(0).spawn().map_err(told)?;
-        let pid = Pid::from_child(&child);
+        let cloned = match group.as_ref().filter(|group| group.fresh) {
+            Some(group) => clone_into(group, &command, identity).map_err(told)?,
+            None => None,
+        };
+        let born = match cloned {
+            Some(pid) => Born::Cloned(pid),
+            None => Born::Spawned(spawn(command, &mut group, identity).map_err(told)?),
+        };
+        let pid = born.pid();
         let watch = pidfd_open(pid, PidfdFlags::empty())
             .map_err(io::Error::from)
             .and_then(|pidfd| watched(pidfd, Interest::READABLE));
@@ -112,18 +124,21 @@ impl Program {
             Err(error) => {
                 // Nobody would notice its end.
                 let _ = kill_process_group(pid, Signal::KILL);
-                reap(child);
+                reap(born);
                 return Err(told(error));
             }
         };
         let trace = owner.filter(|_| group.is_none());
         let trace = trace.map(|owner| (owner.run.clone(), owner.target.clone()));
-        Ok(Self { child: Some(child), pid, pidfd, group, trace })
+        Ok(Self { child: Some(born), pid, pidfd, group, trace })
     }
 
     /// What the program printed, where its output is ours.
     pub(super) fn output(&mut self) -> Option<std::process::ChildStdout> {
-        self.child.as_mut()?.stdout.take()
+        match self.child.as_mut()? {
+            Born::Spawned(child) => child.stdout.take(),
+            Born::Cloned(_) => None,
+        }
     }
 
     /// Runs until it ends; TERM or KILL when it is told to stop. Its exit status, or the negative number of its signal.
@@ -171,6 +186,66 @@ impl Program {
     }
 }
 
+/// `None` where the kernel can't.
+fn clone_into(
+    group: &Group,
+    command: &Command,
+    identity: Option<&Identity>,
+) -> io::Result<Option<Pid>> {
+    let folder = File::open(&group.path)?;
+    match clone::spawn_into(folder.as_fd(), command, identity) {
+        Ok(pid) => Ok(Some(pid)),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// It enters the group by itself; without the group, where it can't.
+fn spawn(
+    mut command: Command,
+    group: &mut Option<Group>,
+    identity: Option<&Identity>,
+) -> io::Result<Child> {
+    let open = |made: &Group| OpenOptions::new().write(true).open(made.path.join("cgroup.procs"));
+    let entry = group.as_ref().and_then(|made| open(made).ok()).map(OwnedFd::from);
+    if entry.is_none() {
+        *group = None;
+    }
+    if entry.is_some() || identity.is_some() {
+        sys::prepare(&mut command, entry, identity);
+    }
+    command.process_group(0).spawn()
+}
+
+impl Born {
+    fn pid(&self) -> Pid {
+        match self {
+            Self::Spawned(child) => Pid::from_child(child),
+            Self::Cloned(pid) => *pid,
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<ExitStatus> {
+        match self {
+            Self::Spawned(child) => child.wait(),
+            Self::Cloned(pid) => loop {
+                match waitpid(Some(*pid), WaitOptions::empty()) {
+                    Ok(Some((_, status))) => return Ok(ExitStatus::from_raw(status.as_raw())),
+                    Ok(None) | Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            },
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        match self {
+            Self::Spawned(child) => matches!(child.try_wait(), Ok(Some(_))),
+            Self::Cloned(pid) => matches!(waitpid(Some(*pid), WaitOptions::NOHANG), Ok(Some(_))),
+        }
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
@@ -183,13 +258,13 @@ impl Drop for Program {
 impl Drop for Group {
     /// Where somebody is still in it, it is for whoever makes it again.
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+        let _ = fs::remove_dir(&self.path);
     }
 }
 
 /// Waits beside everything else for what was killed; it may hang in the kernel.
-fn reap(mut child: Child) {
-    if !matches!(child.try_wait(), Ok(Some(_))) {
+fn reap(mut child: Born) {
+    if !child.has_ended() {
         let waits = std::thread::Builder::new().name("reap".to_owned());
         // Without a thread it stays a zombie until we end.
         let _ = waits.spawn(move || child.wait());
@@ -207,18 +282,23 @@ pub(super) fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Own
 impl Group {
     fn make(own: &Path, owner: &Owner) -> Option<Self> {
         let path = group_path(own, owner);
+        // What an earlier program has left, unless somebody is still in it.
+        let _ = fs::remove_dir(&path);
         match fs::create_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => None,
-            _ => Some(Self(path)),
+            Ok(()) => Some(Self { path, fresh: true }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Some(Self { path, fresh: false })
+            }
+            Err(_) => None,
         }
     }
 
     fn kill(&self) {
-        if fs::write(self.0.join("cgroup.kill"), "1").is_ok() {
+        if fs::write(self.path.join("cgroup.kill"), "1").is_ok() {
             return;
         }
         // A kernel before 5.14.
-        let members = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        let members = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
         for pid in members.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -227,14 +307,14 @@ impl Group {
     /// Once they have left it.
     async fn remove(self) {
         for _ in 0..LOOKS {
-            match fs::remove_dir(&self.0) {
+            match fs::remove_dir(&self.path) {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
                 _ => return,
             }
             self.kill();
             tokio::time::sleep(LEAVES).await;
         }
-        tracing::warn!("{}: somebody in it can't be killed", self.0.display());
+        tracing::warn!("{}: somebody in it can't be killed", self.path.display());
     }
 }
 
@@ -260,8 +340,8 @@ pub(super) fn own_group(world: &World) -> Option<PathBuf> {
 pub(super) fn sweep_targets(owners: &[Owner]) {
     for owner in owners {
         if let Some(own) = &owner.own {
-            let group = Group(group_path(own, owner));
-            if group.0.exists() {
+            let group = Group { path: group_path(own, owner), fresh: false };
+            if group.path.exists() {
                 group.kill();
             }
         }

@@ -1,8 +1,8 @@
-//! Raw devices, past every cache: the journal's two slots, and superblocks. Never creates what isn't there.
+//! Raw devices, past every cache: the journal's two slots, superblocks, and the device of an image. Never creates what isn't there.
 
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, Seek as _},
     os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _},
     path::Path,
 };
@@ -10,6 +10,7 @@ use std::{
 use rustix::fs::OFlags;
 
 use crate::{
+    image::{Heads, STREAM, room},
     journal::{Block, Disk, RECORD},
     settings::Place,
 };
@@ -18,7 +19,7 @@ use crate::{
 #[repr(C, align(4096))]
 struct Aligned(Block);
 
-/// The place of a journal.
+/// Two blocks: the place of a journal, or of the heads of an image.
 pub(super) struct Slots {
     file: File,
     offset: u64,
@@ -28,6 +29,61 @@ impl Slots {
     pub(super) fn open(path: &Path, place: &Place) -> Result<Self, String> {
         let told = |error: io::Error| format!("journal {}: {error}", place.path.display());
         Ok(Self { file: open(path, true).map_err(told)?, offset: place.offset })
+    }
+}
+
+/// The device of an image.
+pub(super) struct ImageDevice {
+    file: File,
+    /// Octets that a stream may have.
+    pub(super) room: u64,
+}
+
+impl ImageDevice {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let mut file = open(path, true)?;
+        // The length that a block device's metadata gives is 0.
+        let size = file.seek(io::SeekFrom::End(0))?;
+        Ok(Self { file, room: room(size) })
+    }
+
+    pub(super) fn heads(&self) -> io::Result<Heads<Slots>> {
+        let slots = Slots { file: self.file.try_clone()?, offset: 0 };
+        Ok(Heads::new(slots, self.room))
+    }
+
+    /// A part of the stream; both are whole blocks, and of memory that is a [`Chunk`]'s.
+    pub(super) fn write_stream(&self, part: &[u8], at: u64) -> io::Result<()> {
+        self.file.write_all_at(part, STREAM + at)
+    }
+
+    pub(super) fn read_stream(&self, part: &mut [u8], at: u64) -> io::Result<()> {
+        self.file.read_exact_at(part, STREAM + at)
+    }
+
+    pub(super) fn flush(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+}
+
+/// So much of a stream is read and written at a time.
+pub(super) const CHUNK: usize = 1 << 20;
+
+/// Memory for a part of a stream, which begins where O_DIRECT wants it to begin.
+pub(super) struct Chunk {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Chunk {
+    pub(super) fn new() -> Self {
+        let memory = vec![0; CHUNK + RECORD];
+        let start = memory.as_ptr().align_offset(RECORD);
+        Self { memory, start }
+    }
+
+    pub(super) fn octets(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + CHUNK]
     }
 }
 

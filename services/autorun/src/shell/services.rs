@@ -21,12 +21,13 @@ pub(super) struct Services {
 impl Services {
     /// Before the image.
     pub(super) async fn put_away(&self, name: &Name, how: BeforeImage) -> Result<Outcome, String> {
+        // What doesn't run is neither stopped nor frozen, and brought back in no life.
+        if how == BeforeImage::Keep || !self.runs(name).await? {
+            return Ok(Outcome::Already);
+        }
         match how {
             BeforeImage::Keep => Ok(Outcome::Already),
             BeforeImage::Stop => {
-                if !self.runs(name).await? {
-                    return Ok(Outcome::Already);
-                }
                 match self.call("stop", &json!({ "name": name, "wait": true })).await {
                     Ok(()) => Ok(Outcome::Done),
                     Err(why) => {

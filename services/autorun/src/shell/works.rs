@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     io::Read as _,
     path::PathBuf,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,6 +23,7 @@ use super::{
     probe::probe,
     programs::{self, Owner, Program, command},
     services::Services,
+    snapshot,
     world::World,
 };
 use crate::{
@@ -119,8 +121,8 @@ impl Works {
             Action::Mount { work, path } => {
                 self.thread(hands, work, move |hands| hands.mount(&path))
             }
-            Action::WriteImage { work, kind, back_end } => {
-                self.write_image(hands, work, kind, back_end);
+            Action::WriteImage { work, kind, back_end, image } => {
+                self.write_image(hands, work, (kind, back_end), &image);
             }
             Action::Network { work, command: at } => self.network(hands, work, at),
             Action::Start { work, target, attempt } => self.start(hands, work, target, attempt),
@@ -250,7 +252,13 @@ impl Works {
         self.running.insert(work, Handle::Program(task.abort_handle(), stops));
     }
 
-    fn write_image(&mut self, hands: &Hands, work: WorkId, kind: Sleep, wanted: Option<BackEnd>) {
+    fn write_image(
+        &mut self,
+        hands: &Hands,
+        work: WorkId,
+        (kind, wanted): (Sleep, Option<BackEnd>),
+        image: &[u8; 32],
+    ) {
         let chosen = match hands.choose(kind, wanted) {
             Ok(Chosen { back_end, why }) => {
                 tracing::info!("back end {}: {why}", backend::name(back_end));
@@ -271,26 +279,44 @@ impl Works {
                     status => Err(format!("{} ended with {status}", "the fast boot command")),
                 });
             }
-            BackEnd::Sysfs | BackEnd::Auto => {
-                let mut program = Program::start(backend::writer(kind), None, None);
-                let words = program.as_mut().ok().and_then(Program::output);
-                self.program(work, program, move |status| match (status, words) {
-                    (0, _) => woke(),
-                    (status, words) => {
-                        let mut said = String::new();
-                        let read = words.map(|words| words.take(WORDS).read_to_string(&mut said));
-                        match read {
-                            Some(Ok(1..)) => Err(said),
-                            _ => Err(format!("the writer of the image ended with {status}")),
-                        }
-                    }
-                });
-            }
+            BackEnd::Sysfs | BackEnd::Auto => self.writer(work, backend::writer(kind), "", woke),
+            BackEnd::Snapshot => match &hands.settings.image {
+                Some(path) => {
+                    let writer = snapshot::writer(&hands.world.device(path), image);
+                    self.writer(work, writer, snapshot::WOKE, woke);
+                }
+                None => {
+                    let why = "back end snapshot: no device; set image in autorun.toml";
+                    self.program(work, Err(why.to_owned()), |_| Ok(Outcome::Done));
+                }
+            },
             BackEnd::None => {
                 let why = "back end none: another program writes the image; arm instead";
                 self.program(work, Err(why.to_owned()), |_| Ok(Outcome::Done));
             }
         }
+    }
+
+    /// Our own child, whose last words tell this life from a failure.
+    fn writer(
+        &mut self,
+        work: WorkId,
+        command: Command,
+        last: &'static str,
+        woke: impl FnOnce() -> Result<Outcome> + Send + 'static,
+    ) {
+        let mut program = Program::start(command, None, None);
+        let words = program.as_mut().ok().and_then(Program::output);
+        self.program(work, program, move |status| {
+            let mut said = String::new();
+            // What can't be read was not said.
+            let _ = words.map(|words| words.take(WORDS).read_to_string(&mut said));
+            match status {
+                0 if said == last => woke(),
+                _ if said.is_empty() => Err(format!("the writer of the image ended with {status}")),
+                _ => Err(said),
+            }
+        });
     }
 
     fn network(&mut self, hands: &Hands, work: WorkId, at: usize) {

@@ -114,6 +114,7 @@ fn a_supervisor_that_can_t_freeze_is_told_apart_and_what_was_stopped_is_started(
     let mut device = device("");
     device.target("screen", "service = \"screen\"\nbefore-image = \"freeze\"\n");
     device.supervisor().lacks = vec!["freeze", "thaw"];
+    device.supervisor().runs.push("screen");
     let why = fails(&mut device);
     assert!(why.contains("this supervisor has no service.freeze"), "{why}");
     assert_eq!(device.supervisor().asked, ["stop player", "start player"]);
@@ -134,6 +135,10 @@ fn what_is_frozen_is_thawed_in_the_next_life() {
         "screen",
         "service = \"screen\"\nbefore-image = \"freeze\"\non-resume = \"none\"\n",
     );
+    device
+        .target("radio", "service = \"radio\"\nbefore-image = \"freeze\"\non-resume = \"none\"\n");
+    // The radio does not run, so that there is nothing to freeze.
+    device.supervisor().runs.push("screen");
     device.start();
     let slept = device.hibernate();
     device.until_off();
@@ -216,6 +221,7 @@ fn who_is_asked_before_an_image_may_agree_or_refuse() {
 fn a_service_that_is_to_come_to_rest_answers_first_and_is_frozen_then() {
     let mut device = Device::new("prepare-timeout = \"60s\"\n");
     device.target("screen", "service = \"screen\"\nbefore-image = \"quiesce\"\n");
+    device.supervisor().runs.push("screen");
     device.start();
     let slept = device.hibernate();
     device.until_state(State::Arming);

@@ -161,6 +161,34 @@ fn an_image_that_was_invalidated_is_not_resumed() {
 }
 
 #[test]
+fn without_an_engine_its_program_invalidates_the_image_and_beside_one_it_does_not() {
+    let mut device = Device::new("linger = \"stay\"\n");
+    device.start();
+    let slept = device.hibernate();
+    device.until_off();
+    device.resume();
+    slept.join().unwrap().unwrap();
+    device.until_state(State::Done);
+    let invalidate = |device: &Device| {
+        let output = device.command().args(["--invalidate", "an update"]).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (done, told) = invalidate(&device);
+    assert!(!done && told.contains("another vestal-autorun"), "{told}");
+    assert!(!is_invalid(&device.record()));
+    device.kill();
+    let (done, told) = invalidate(&device);
+    assert!(done && is_invalid(&device.record()), "{told}");
+    // An engine that goes on in this life doesn't bring it back.
+    device.start();
+    device.until_state(State::Done);
+    let done: Result<serde_json::Value, _> =
+        device.call("invalidate", json!({ "reason": "another update" }));
+    done.unwrap();
+    assert!(is_invalid(&device.record()));
+}
+
+#[test]
 fn after_a_suspend_only_targets_of_every_wake_up_run() {
     let mut device = Device::new("linger = \"stay\"\nfreeze-mounted = false\n");
     device.script("logo", "true", "");

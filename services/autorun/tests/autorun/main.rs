@@ -6,3 +6,4 @@ mod failures;
 mod kills;
 mod lives;
 mod programs;
+mod snapshot;

@@ -59,15 +59,36 @@ fn a_target_that_ends_at_its_limit_when_asked_to_is_not_killed() {
 
 #[test]
 fn a_program_gets_its_environment_and_none_of_the_engines_own() {
+    for cgroups in [false, true] {
+        let mut device = Device::new("");
+        if cgroups {
+            device.with_cgroups();
+        }
+        let check = "[ \"$DISPLAY\" = :0 ] && [ \"$VESTAL_AUTORUN_TARGET\" = shows ] && [ -z \"$NOTIFY_SOCKET\" ] && [ \"$PWD\" = / ] && ! read x";
+        device.script("shows", check, "environment = { DISPLAY = \":0\" }\n");
+        device.target("missing", "command = [\"/no/such/program\"]\non-fail = \"stop\"\n");
+        let status = tries(&mut device);
+        assert_eq!(status.targets[0].state, Target::Failed);
+        assert!(status.targets[0].text.as_ref().unwrap().contains("No such file"));
+        assert_eq!(status.targets[1].state, Target::Done);
+    }
+}
+
+#[test]
+fn a_target_is_in_a_group_of_its_own_from_its_first_moment() {
     let mut device = Device::new("");
-    let check = "[ \"$DISPLAY\" = :0 ] && [ \"$VESTAL_AUTORUN_TARGET\" = shows ] && [ -z \"$NOTIFY_SOCKET\" ] && [ \"$PWD\" = / ]";
-    device.script("shows", check, "environment = { DISPLAY = \":0\" }\n");
-    device.script("missing", "true", "on-fail = \"stop\"\n");
-    device.target("missing", "command = [\"/no/such/program\"]\n");
-    let status = tries(&mut device);
-    assert_eq!(status.targets[0].state, Target::Failed);
-    assert!(status.targets[0].text.as_ref().unwrap().contains("No such file"));
-    assert_eq!(status.targets[1].state, Target::Done);
+    device.with_cgroups();
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let made = testkit::own_group()
+        .is_some_and(|own| rustix::fs::access(&own, rustix::fs::Access::WRITE_OK).is_ok());
+    if !made || !groups.contains("0::") {
+        return;
+    }
+    let shows = format!("cat /proc/self/cgroup > {}", device.at("group").display());
+    device.script("shows", &shows, "");
+    assert_eq!(tries(&mut device).targets[0].state, Target::Done);
+    let group = fs::read_to_string(device.at("group")).unwrap();
+    assert!(group.contains(&format!("/{}-shows", device.group())), "{group} {}", device.group());
 }
 
 #[test]
@@ -101,7 +122,7 @@ fn a_program_whose_number_stands_still_is_broken_and_one_whose_number_rises_is_n
         "(i=5; while :; do i=$((i+1)); echo $i > {0}.new; mv {0}.new {0}; sleep 0.02; done) & wait",
         frames.display()
     );
-    device.script("player", "exit 0", &probe("300ms"));
+    device.script("player", "exit 0", &probe("2s"));
     let status = tries(&mut device);
     assert_eq!(status.targets[0].state, Target::Failed);
     assert!(status.targets[0].text.as_ref().unwrap().contains("does not rise"));

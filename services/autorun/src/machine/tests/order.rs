@@ -151,6 +151,7 @@ fn a_target_without_which_the_device_is_of_no_use_reboots_it_cold_when_that_is_r
     assert_eq!(world.events().last(), Some(&&Log::Reboot("target a: exit status 1".to_owned())));
     let record = world.journal().unwrap().unwrap();
     assert_eq!(record.entries[0].mark, crate::journal::Mark::Failed);
+    assert_eq!(record.image, [0; 32], "the next boot would be another life");
     // In a trial it is only said.
     let mut world = World::new(device(&files));
     world.does.insert(0, Does::Exits(1, MS));

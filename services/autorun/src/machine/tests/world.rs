@@ -139,6 +139,7 @@ impl World {
     pub(super) fn start_engine(&mut self) {
         let journal = Journal::new(self.disk.clone()).read().unwrap_or_default();
         let found = Found {
+            verdict: None,
             current: self.current.clone(),
             plan: self.plan.clone(),
             journal: journal.filter(|_| self.settings.journal.is_some()),
