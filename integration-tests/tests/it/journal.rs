@@ -133,7 +133,12 @@ fn what_every_service_prints_is_followed_with_its_stream_and_priority() {
     }
     device.ctl_ok(&["service", "start", "talk"]);
     let mut seen: Vec<Value> = Vec::new();
-    while !seen.iter().any(|record| text(record) == "no end") {
+    // Its two pipes are read each for itself.
+    let complete = |seen: &[Value]| {
+        seen.iter().any(|record| text(record) == "no end")
+            && seen.iter().filter(|record| record["source"] == "stderr").count() == 2
+    };
+    while !complete(&seen) {
         seen.push(all.until(|record| record["service"] == "talk"));
     }
     let of = |stream: &str| -> Vec<(u64, &str)> {

@@ -237,8 +237,10 @@ impl Session {
         let mut fifos = Vec::new();
         for (path, source) in [(&line.out, Source::Stdout), (&line.err, Source::Stderr)] {
             let Some(path) = path else { continue };
+            // Whoever printed may be gone already, and nobody will say so again.
+            let ends = u64::from(line.pid == 0);
             let control =
-                Control { printer: printer(&line, source), reading: true, ends: 0, gone: false };
+                Control { printer: printer(&line, source), reading: true, ends, gone: false };
             match Fifo::open(&self.desk, Path::new(path), control) {
                 Ok(fifo) => fifos.push(fifo),
                 Err(error) => {
@@ -283,8 +285,9 @@ impl Session {
 impl Slot {
     /// The same pipes; perhaps another process.
     fn update(&mut self, line: Pipes) {
-        let ended = (line.generation, line.pid) != (self.line.generation, self.line.pid)
-            && self.line.pid != 0;
+        // One may have come and gone between two lines: where nobody runs, whatever is there was said to its end.
+        let another = (line.generation, line.pid) != (self.line.generation, self.line.pid);
+        let ended = line.pid == 0 || another && self.line.pid != 0;
         for fifo in &self.fifos {
             fifo.control.send_modify(|control| {
                 control.printer.pid = line.pid;

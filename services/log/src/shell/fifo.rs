@@ -75,7 +75,7 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
 impl Drain {
     async fn run(mut self, mut changes: watch::Receiver<Control>) {
         self.desk.pipes.fetch_add(1, Relaxed);
-        let mut ends = changes.borrow_and_update().ends;
+        let mut ends = 0;
         loop {
             let Control { printer, reading, ends: ended, gone } =
                 changes.borrow_and_update().clone();

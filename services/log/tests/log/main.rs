@@ -122,6 +122,27 @@ async fn a_process_that_ends_within_a_line_has_said_that_line() {
 }
 
 #[tokio::test]
+async fn a_process_that_came_and_went_between_two_lines_of_the_list_has_said_its_last_line() {
+    let mut device = Device::new();
+    let mut pipe = device.service("web", 1);
+    device.start().await;
+    print(&mut pipe, "the first one's");
+    device.change(1, |line| line.pid = 0);
+    device.until("the first one's").await;
+    print(&mut pipe, "came and went");
+    device.change(1, |line| line.generation = 2);
+    device.until("came and went").await;
+    // Also where the list did not know it yet.
+    let known = device.supervisor.lock().unwrap().list[0].clone();
+    print(&mut pipe, "forgotten");
+    device.change(1, |line| line.gone = true);
+    device.until("forgotten").await;
+    print(&mut pipe, "was gone before");
+    device.tell(known);
+    device.until("was gone before").await;
+}
+
+#[tokio::test]
 async fn a_long_line_is_kept_in_pieces_of_the_longest_text() {
     let mut device = Device::new();
     let mut pipe = device.service("web", 1);

@@ -125,7 +125,7 @@ impl Shell {
         match self.workshop.define(slot, whose, disposition, &mut self.channel) {
             Ok((sequence, missing)) => {
                 self.pending.insert(sequence, Pending::Define { slot });
-                self.pipes_changed(slot);
+                self.pipes_changed(slot, false);
                 for limit in missing {
                     tracing::warn!("{name}: {limit}");
                 }

@@ -154,8 +154,8 @@ impl Shell {
         });
     }
 
-    /// Something about a slot may have changed that its reader has to know.
-    pub(crate) fn pipes_changed(&mut self, slot: u32) {
+    /// Something about a slot may have changed that its reader has to know; that a process has ended always is.
+    pub(crate) fn pipes_changed(&mut self, slot: u32, ended: bool) {
         if self.workshop.switch().how() == How::Ring {
             self.note_log_service();
         }
@@ -163,7 +163,7 @@ impl Shell {
             return;
         }
         let Some(line) = self.line(slot) else { return };
-        if self.pipes.told.get(&slot) == Some(&line) {
+        if !ended && self.pipes.told.get(&slot) == Some(&line) {
             return;
         }
         let known = self.pipes.told.insert(slot, line.clone());

@@ -34,8 +34,8 @@ impl Shell {
 
     fn slot_changed(&mut self, state: SlotState) {
         let known = self.states.insert(state.slot, state);
+        let ended = known.is_some_and(|known| known.exit_generation != state.exit_generation);
         if let Some(prepared) = self.workshop.slot(state.slot) {
-            let ended = known.is_some_and(|known| known.exit_generation != state.exit_generation);
             if ended {
                 prepared.flush_log();
                 prepared.probe = None;
@@ -46,7 +46,7 @@ impl Shell {
             }
         }
         self.workshop.key_taken(&state, &mut self.channel);
-        self.pipes_changed(state.slot);
+        self.pipes_changed(state.slot, ended);
         self.look_at_registry(state.slot, state.phase);
         self.machine.handle_event(Event::Slot(state), clock::now());
     }
