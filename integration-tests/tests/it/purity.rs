@@ -33,6 +33,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("services/heartbeat/src/machine", &[]),
     ("services/autorun/src/machine", &[]),
     ("services/autorun/src/journal", &[]),
+    ("services/autorun/src/image", &[]),
     ("crates/driver-abi/src", &[]),
     ("services/driver/src/manager/machine", &[]),
     ("services/driver/src/host/machine", &[]),

@@ -9,8 +9,9 @@ use crate::journal::{Block, Disk, RECORD};
 
 /// Where the stream begins: flash likes what is large to begin at a whole mebibyte.
 pub const STREAM: u64 = 1 << 20;
-/// So often an image is tried without a life that got as far as [`crate::journal::Stage::Done`].
-pub const TRIES_MAX: u32 = 3;
+/// So often an image is tried without a life that got as far as [`crate::journal::Stage::Done`]: less often than a loader tries a
+/// set, which counts these as well, so that the cold boot after them is one of the same set.
+pub const TRIES_MAX: u32 = 2;
 
 const SLOTS: [u64; 2] = [0, 1];
 
