@@ -67,7 +67,7 @@ fn every_flipped_bit_is_noticed() {
 
 #[test]
 fn what_is_whole_but_says_nonsense_is_refused() {
-    for (at, value) in [(24, 1), (80, 4), (84, 3), (120, 1), (4088, 1_u32)] {
+    for (at, value) in [(24, 1), (80, TRIES_MAX + 1), (84, 3), (120, 1), (4088, 1_u32)] {
         let mut block = example().encode();
         block[at..at + 4].copy_from_slice(&value.to_le_bytes());
         whole(&mut block);
@@ -93,7 +93,7 @@ fn the_newest_head_counts_and_a_destroyed_one_does_not() {
     let disk = Scratch::default();
     let mut heads = Heads::new(disk.clone(), ROOM);
     assert_eq!(heads.read(), Ok(None));
-    for tries in [0, 1, 2, 3, 0] {
+    for tries in (0..=TRIES_MAX).chain([0]) {
         heads.write(&fresh(tries)).unwrap();
         assert_eq!(heads.read().unwrap().map(|head| head.tries), Some(tries));
     }
