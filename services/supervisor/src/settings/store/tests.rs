@@ -213,7 +213,8 @@ fn shipped(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            if !path.ends_with("policy.d") && !path.ends_with("configs/settings") {
+            let others = ["policy.d", "configs/settings", "configs/autorun"];
+            if !others.iter().any(|other| path.ends_with(other)) {
                 shipped(&path, found);
             }
         } else if path.extension().is_some_and(|extension| extension == EXTENSION) {
