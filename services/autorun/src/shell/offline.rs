@@ -2,10 +2,7 @@
 //! comes here holds the engine's lock, so that nobody writes over it what he had in memory.
 
 use super::hands::Hands;
-use crate::{
-    journal::Record,
-    machine::{Outcome, To},
-};
+use crate::journal::Record;
 
 /// Notes in the journal, and for an engine that comes after in this life, that the image must not be resumed any more.
 ///
@@ -19,12 +16,8 @@ pub(super) fn invalidate(hands: &Hands) -> Result<(), String> {
     let void = |record: Record| Record { image: [0; 32], ..record };
     // What can't be read is written over.
     let newest = hands.with_journal(|journal| Ok(journal.read().ok().flatten()))?;
-    let Outcome::Saved { journal, current } =
-        hands.save(&void(newest.unwrap_or_default()), To::Journal)
-    else {
-        return Err("the journal was not written".to_owned());
-    };
-    journal.and(current)?;
+    let newest = void(newest.unwrap_or_default());
+    hands.with_journal(|journal| journal.write(&newest))?;
     // One that can't be read is no engine's.
     match hands.notes.current().ok().flatten() {
         Some(record) => hands.notes.save_current(&void(record)),
