@@ -4,6 +4,7 @@
 //! Without the feature `runtime` only the parts without tokio are there; the keeper takes those.
 
 pub mod accounts;
+pub mod checksum;
 pub mod clock;
 pub mod files;
 pub mod lock;

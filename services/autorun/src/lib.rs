@@ -4,7 +4,6 @@
 //! what is known of an image on a device of its own, [`settings`] for `autorun.toml` and the targets in `autorun.d`, [`shell`]
 //! for what the decisions do to the machine.
 
-mod checksum;
 #[expect(unsafe_code, reason = "clone3, and what a child does before it becomes a program")]
 mod clone;
 pub mod image;

@@ -5,7 +5,6 @@
 
 mod boot;
 mod channel;
-mod checksum;
 mod disk;
 mod engine;
 mod net;

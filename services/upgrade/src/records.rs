@@ -5,10 +5,9 @@
 
 use std::io;
 
-use crate::{
-    checksum::crc32c,
-    disk::{Disk, read_exact, write_all},
-};
+use daemon::checksum::crc32c;
+
+use crate::disk::{Disk, read_exact, write_all};
 
 /// Bytes of one record.
 pub(crate) const RECORD: usize = 4096;

@@ -12,8 +12,9 @@
 
 use std::fmt;
 
+use daemon::checksum::crc32c;
+
 use crate::{
-    checksum::crc32c,
     image::TRIES_MAX,
     journal::{Block, RECORD},
 };

@@ -1,9 +1,10 @@
 //! Heads on a device: what is written is read, whatever else is there is refused, and a cut leaves the old one or the new one.
 
+use daemon::checksum::crc32c;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{checksum::crc32c, journal::tests::Scratch};
+use crate::journal::tests::Scratch;
 
 const ROOM: u64 = 1 << 30;
 const SUM: usize = RECORD - 4;

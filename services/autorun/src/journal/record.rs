@@ -13,9 +13,8 @@
 
 use std::fmt;
 
+use daemon::checksum::crc32c;
 use sha2::{Digest as _, Sha256};
-
-use crate::checksum::crc32c;
 
 /// Octets of a record, and of what is read and written at a time.
 pub const RECORD: usize = 4096;

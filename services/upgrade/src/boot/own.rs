@@ -6,8 +6,9 @@
 
 use std::io;
 
+use daemon::checksum::crc32c;
+
 use crate::{
-    checksum::crc32c,
     disk::{Disk, read_exact, write_all},
     engine::{
         choice::Choice,

@@ -1,4 +1,4 @@
-//! CRC-32C, which every record of this service ends with.
+//! CRC-32C, which the records end with that the daemons keep on raw devices.
 
 /// Castagnoli's polynomial, reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -22,7 +22,9 @@ const fn table() -> [u32; 256] {
     table
 }
 
-pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+/// The sum of RFC 3720.
+#[must_use]
+pub fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32, octet: &u8| crc >> 8 ^ TABLE[usize::from(crc.to_le_bytes()[0] ^ octet)];
     !bytes.iter().fold(u32::MAX, step)
 }
